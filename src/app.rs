@@ -1,0 +1,326 @@
+//! Assembly: from the configuration to bound listeners, and from those to a clean end.
+
+mod admin;
+mod greeting;
+mod ready_file;
+mod server;
+
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::net::TcpListener;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::server::NamedService as _;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tracing::{info, warn};
+use url::Url;
+
+pub use greeting::greeting;
+
+use crate::config::{Config, Drain, Secret, Upstream};
+use crate::grpc::{self, CallLayer, Service};
+use crate::ids::{AccountId, Accounts};
+use crate::participants::{PageTokens, Participants};
+use crate::proto::participant_service_server::ParticipantServiceServer;
+use crate::sandbox::{self, Sandbox};
+use crate::twilio::{self, Account, Credentials, Twilio};
+use admin::Readiness;
+
+/// Names the service in the health protocol.
+pub const SERVICE_NAME: &str = ParticipantServiceServer::<Service>::NAME;
+
+/// The gateway could not be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// An address could not be bound.
+    #[error("bind the {what} listener to {address}: {source}; choose a free address with {flag}")]
+    Bind {
+        /// Which listener.
+        what: &'static str,
+        /// The setting that chooses the address.
+        flag: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The configuration holds no account.
+    #[error("no account is configured")]
+    NoAccount,
+    /// The client for Twilio could not be made.
+    #[error(transparent)]
+    Twilio(#[from] twilio::BuildError),
+    /// The descriptors could not be served.
+    #[error("set up reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// The gateway failed while it ran.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The ready file could not be written.
+    #[error("write the ready file: {0}")]
+    ReadyFile(std::io::Error),
+    /// A listener ended by itself.
+    #[error("the {what} listener ended: {reason}")]
+    Ended {
+        /// Which listener.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// How to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Serve on until balancers have noticed: SIGTERM.
+    WhenNoticed,
+    /// A person is waiting: SIGINT.
+    Promptly,
+}
+
+/// Where the gateway can be reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// API, health, reflection.
+    pub grpc: SocketAddr,
+    /// `/livez`, `/readyz`.
+    pub admin: SocketAddr,
+    /// The embedded sandbox.
+    pub sandbox: Option<SocketAddr>,
+}
+
+/// The gateway, bound and not yet serving: connections queue up until it runs.
+pub struct App {
+    addresses: Addresses,
+    grpc: TcpListener,
+    router: server::Router,
+    admin: TcpListener,
+    sandbox: Option<Sandbox>,
+    participants: Participants,
+    calls: CallLayer,
+    health: HealthReporter,
+    ready_file: Option<PathBuf>,
+    drain: Drain,
+    tasks: TaskTracker,
+    /// Ends streams, which a graceful shutdown would else wait for.
+    end_streams: CancellationToken,
+}
+
+impl App {
+    /// Binds every listener before any work begins.
+    pub async fn build(config: Config) -> Result<Self, BuildError> {
+        let Config {
+            grpc_listen,
+            admin_listen,
+            ready_file,
+            upstream,
+            twilio,
+            cache,
+            page_token_key,
+            call_timeout,
+            drain,
+            log: _,
+        } = config;
+        let (grpc, grpc_address) = bind("gRPC", "--grpc-listen", grpc_listen).await?;
+        let (admin, admin_address) = bind("admin", "--admin-listen", admin_listen).await?;
+        let (sandbox, accounts) = match upstream {
+            Upstream::Twilio(accounts) => (None, accounts),
+            Upstream::Sandbox(settings) => {
+                let sandbox = bind_sandbox(settings).await?;
+                let account = sandbox_account(sandbox.local_addr())?;
+                (Some(sandbox), vec![account])
+            }
+        };
+        let addresses = Addresses {
+            grpc: grpc_address,
+            admin: admin_address,
+            sandbox: sandbox.as_ref().map(Sandbox::local_addr),
+        };
+
+        let page_tokens = PageTokens::new(accounts.iter().map(|account| {
+            let key = page_token_key
+                .as_ref()
+                .map_or(account.credentials.secret(), Secret::expose);
+            (account.id.clone(), key)
+        }));
+        let default = accounts.first().ok_or(BuildError::NoAccount)?.id.clone();
+        let known = Accounts::new(default, accounts.iter().map(|account| account.id.clone()));
+        let (tasks, end_streams) = (TaskTracker::new(), CancellationToken::new());
+        let client = Twilio::new(&twilio, accounts)?;
+        let participants = Participants::new(client, &cache, page_tokens, tasks.clone(), end_streams.clone());
+
+        let calls = CallLayer::new(call_timeout);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let service = grpc::service(participants.clone(), known);
+        let router = server::router(calls.clone(), service, health_service)?;
+        Ok(Self {
+            addresses,
+            grpc,
+            router,
+            admin,
+            sandbox,
+            participants,
+            calls,
+            health,
+            ready_file,
+            drain,
+            tasks,
+            end_streams,
+        })
+    }
+
+    /// The bound addresses.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Serves until `stop` says how to end, and ends so.
+    pub async fn run(self, stop: impl Future<Output = Stop>) -> Result<(), RunError> {
+        let readiness = Readiness::default();
+        let (goaway, end) = (CancellationToken::new(), CancellationToken::new());
+        // Tasks end with this future, whichever way it ends: nothing outlives it.
+        let mut servers = JoinSet::new();
+        servers.spawn(ending(
+            "admin",
+            admin::serve(self.admin, readiness.clone(), end.clone()),
+        ));
+        if let Some(sandbox) = self.sandbox {
+            let end = end.clone();
+            servers.spawn(async move { ending("sandbox", sandbox.run(end).map(Ok::<_, Infallible>)).await });
+        }
+        let (participants, upkeep_end) = (self.participants, end.clone());
+        servers.spawn(async move {
+            ending("cache", participants.upkeep(upkeep_end).map(Ok::<_, Infallible>)).await
+        });
+        let mut grpc = JoinSet::new();
+        let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true));
+        let goaway_wanted = goaway.clone().cancelled_owned();
+        grpc.spawn(ending(
+            "gRPC",
+            self.router.serve_with_incoming_shutdown(incoming, goaway_wanted),
+        ));
+
+        self.health
+            .set_service_status(SERVICE_NAME, ServingStatus::Serving)
+            .await;
+        readiness.set(true);
+        if let Some(path) = &self.ready_file {
+            ready_file::write(path, &self.addresses).map_err(RunError::ReadyFile)?;
+        }
+        let Addresses {
+            grpc: grpc_address,
+            admin,
+            sandbox,
+        } = self.addresses;
+        info!(grpc = %grpc_address, %admin, sandbox = sandbox.map(tracing::field::display), "serving");
+
+        let stop = tokio::select! {
+            stop = stop => stop,
+            Some(ended) = servers.join_next() => return Err(ended_early(ended)),
+            Some(ended) = grpc.join_next() => return Err(ended_early(ended)),
+        };
+        self.health
+            .set_service_status(SERVICE_NAME, ServingStatus::NotServing)
+            .await;
+        readiness.set(false);
+        if stop == Stop::WhenNoticed {
+            info!(delay = ?self.drain.delay, "not ready; serving on while balancers notice");
+            tokio::time::sleep(self.drain.delay).await;
+        }
+        info!(timeout = ?self.drain.timeout, calls = self.calls.in_flight(), "draining");
+        self.end_streams.cancel();
+        goaway.cancel();
+        drain(grpc, &self.tasks, &self.calls, self.drain.timeout).await;
+        end.cancel();
+        Ok(())
+    }
+}
+
+/// Waits for the calls in flight and for the writes that outlived theirs; when the time is up, cuts them.
+async fn drain(mut grpc: JoinSet<Ended>, tasks: &TaskTracker, calls: &CallLayer, limit: Duration) {
+    tasks.close();
+    let all = async {
+        grpc.join_next().await;
+        tasks.wait().await;
+    };
+    match timeout(limit, all).await {
+        Ok(()) => info!("drained"),
+        // tonic waits for connections, too: one that never speaks would keep the process for ever.
+        Err(_) => warn!(
+            calls = calls.in_flight(),
+            writes_and_loads = tasks.len(),
+            "drain timeout: cut what was left"
+        ),
+    }
+}
+
+type Ended = (&'static str, Result<(), String>);
+
+async fn ending<E: Display>(what: &'static str, server: impl Future<Output = Result<(), E>>) -> Ended {
+    (what, server.await.map_err(|error| error.to_string()))
+}
+
+fn ended_early(ended: Result<Ended, JoinError>) -> RunError {
+    match ended {
+        Ok((what, result)) => RunError::Ended {
+            what,
+            reason: result.err().unwrap_or_else(|| "no error".into()),
+        },
+        Err(error) => RunError::Ended {
+            what: "a",
+            reason: error.to_string(),
+        },
+    }
+}
+
+async fn bind(
+    what: &'static str,
+    flag: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), BuildError> {
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        let local = listener.local_addr()?;
+        Ok((listener, local))
+    };
+    bound.await.map_err(|source| BuildError::Bind {
+        what,
+        flag,
+        address,
+        source,
+    })
+}
+
+async fn bind_sandbox(settings: sandbox::Settings) -> Result<Sandbox, BuildError> {
+    let address = settings.listen;
+    let bound = Sandbox::bind(settings).await;
+    bound.map_err(|source| BuildError::Bind {
+        what: "sandbox",
+        flag: "--listen",
+        address,
+        source,
+    })
+}
+
+fn sandbox_account(address: SocketAddr) -> Result<Account, BuildError> {
+    let id = AccountId::parse(sandbox::ACCOUNT_SID).ok_or(BuildError::NoAccount)?;
+    let url = Url::parse(&format!("http://{address}")).map_err(|_| BuildError::NoAccount)?;
+    let credentials = Credentials::new(sandbox::ACCOUNT_SID, sandbox::AUTH_TOKEN);
+    Ok(Account {
+        id,
+        v1_url: url.clone(),
+        v2_url: url,
+        credentials,
+    })
+}

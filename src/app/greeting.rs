@@ -1,0 +1,28 @@
+//! What `serve --sandbox` says to the person who started it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::{Addresses, SERVICE_NAME};
+use crate::sandbox::{V1_CONVERSATION, V2_CONVERSATION};
+
+/// Three grpcurl commands that work as they stand.
+pub fn greeting(addresses: &Addresses) -> String {
+    let mut grpc = addresses.grpc;
+    if grpc.ip().is_unspecified() {
+        grpc = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), grpc.port());
+    }
+    let call = |method: &str, conversation: &str, rest: &str| {
+        let request = format!(r#"{{"conversation":{{"conversation_id":"{conversation}"}}{rest}}}"#);
+        format!("  grpcurl -plaintext -d '{request}' {grpc} {SERVICE_NAME}/{method}\n")
+    };
+    format!(
+        "The gateway runs on an embedded sandbox in place of Twilio. Try, in another terminal:\n\n{}\n{}\n{}\nStop with Ctrl-C.\n",
+        call("GetParticipant", V1_CONVERSATION, r#","participant_id":"alice""#),
+        call("ListParticipants", V2_CONVERSATION, ""),
+        call(
+            "CreateParticipant",
+            V2_CONVERSATION,
+            r#","participant":{"display_name":"Robin","type":"PARTICIPANT_TYPE_CUSTOMER","addresses":[{"channel":"CHANNEL_SMS","address":"+15550100042"}]}"#
+        ),
+    )
+}

@@ -1,0 +1,19 @@
+//! The ready file: the bound addresses, for scripts that start the gateway on port 0 and wait for it.
+
+use std::io;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::Addresses;
+
+/// Writes it whole or not at all: a reader that waits for the name never sees half of it.
+pub(super) fn write(path: &Path, addresses: &Addresses) -> io::Result<()> {
+    let Addresses { grpc, admin, sandbox } = addresses;
+    // There is no events listener yet; its key is part of the form.
+    let json = json!({ "grpc": grpc, "admin": admin, "events": null, "sandbox": sandbox });
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".tmp");
+    std::fs::write(&unfinished, format!("{json}\n"))?;
+    std::fs::rename(&unfinished, path)
+}

@@ -1,0 +1,361 @@
+//! A read-through store: single-flight loads that outlive their callers, and generations, so that what was forgotten can
+//! neither come back nor be joined.
+//!
+//! moka alone keeps a stale value when an entry is invalidated while its load is under way. So the key that is looked up
+//! carries the generation of its conversation, and to forget is to count it up: an older load ends under a key that
+//! nobody asks for again. Old entries leave by their lifetime and by weight.
+
+mod aliases;
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use moka::Expiry;
+use moka::future::Cache as Moka;
+use moka::policy::EvictionPolicy;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+pub use aliases::Aliases;
+
+use crate::ids::{AccountId, Conversation, Segment};
+use crate::proto::CacheStatus;
+
+/// Conversations share a generation with others by hash. Two that collide cost each other spare loads, nothing else.
+const STRIPES: usize = 4096;
+/// moka drops expired entries when it is used; an idle cache would hold PII past its lifetime.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Bounds of the store.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Lifetime of what was found; also the largest `max_age` that means anything.
+    pub ttl: Duration,
+    /// Lifetime of "there is none".
+    pub negative_ttl: Duration,
+    /// The store's whole weight, in bytes by estimate.
+    pub max_bytes: u64,
+}
+
+/// What the store has to know of its values.
+#[derive(Debug)]
+pub struct Traits<V> {
+    /// Bytes, by estimate.
+    pub weight: fn(&V) -> u32,
+    /// Whether the value says that there is none.
+    pub is_negative: fn(&V) -> bool,
+}
+
+/// What is looked up. A struct and no joined text, so that no two ids can collide, and with the account in it, so that
+/// nothing of one account is served to another.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    conversation: Conversation,
+    item: Item,
+    generation: u64,
+}
+
+/// What of a conversation is looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Item {
+    /// A participant by its id, or by the identity that stands in its place.
+    Participant(Segment),
+    /// A page by its size and where it begins.
+    Page {
+        /// At most so many participants.
+        size: u32,
+        /// The upstream's own page number and token.
+        cursor: (String, String),
+    },
+}
+
+#[derive(Clone)]
+struct Stored<V> {
+    value: V,
+    since: Instant,
+    fetched: SystemTime,
+}
+
+/// A value, and how it came.
+#[derive(Clone, Debug)]
+pub struct Loaded<V> {
+    /// The value.
+    pub value: V,
+    /// How the store served it.
+    pub status: CacheStatus,
+    /// When its load began: the value is not older than that.
+    pub fetched: SystemTime,
+}
+
+impl<V> Stored<V> {
+    fn with(self, status: CacheStatus) -> Loaded<V> {
+        Loaded {
+            value: self.value,
+            status,
+            fetched: self.fetched,
+        }
+    }
+}
+
+/// Why there is no value.
+#[derive(Debug)]
+pub enum LoadError<E> {
+    /// The load failed; all who waited for it share the error, and nothing is stored.
+    Failed(Arc<E>),
+    /// The load panicked.
+    Panicked,
+}
+
+/// The store.
+#[derive(Clone)]
+pub struct Cache<V> {
+    entries: Moka<Key, Stored<V>>,
+    generations: Arc<Generations>,
+    ttl: Duration,
+    tasks: TaskTracker,
+}
+
+impl<V: Clone + Send + Sync + 'static> Cache<V> {
+    /// An empty store; `tasks` owns its loads.
+    pub fn new(settings: &Settings, traits: &Traits<V>, tasks: TaskTracker) -> Self {
+        let Traits { weight, is_negative } = *traits;
+        let lifetimes = Lifetimes {
+            ttl: settings.ttl,
+            negative_ttl: settings.negative_ttl,
+            is_negative,
+        };
+        let entries = Moka::builder()
+            .max_capacity(settings.max_bytes)
+            .weigher(move |key: &Key, stored: &Stored<V>| key.weight().saturating_add(weight(&stored.value)))
+            // The default policy may refuse new entries while it is full, which would make fresh reads miss.
+            .eviction_policy(EvictionPolicy::lru())
+            .expire_after(lifetimes)
+            .build();
+        Self {
+            entries,
+            generations: Arc::default(),
+            ttl: settings.ttl,
+            tasks,
+        }
+    }
+
+    /// The key of an item now. Take it before its load begins: a change after this moment makes it a key of the past.
+    pub fn key(&self, conversation: &Conversation, item: Item) -> Key {
+        let generation = self.generations.of(&conversation.account, &conversation.id);
+        Key {
+            conversation: conversation.clone(),
+            item,
+            generation,
+        }
+    }
+
+    /// The value from the store where it is young enough, else from `load`, which runs to its end whatever becomes of the
+    /// callers that wait for it. Callers at the same time share one load.
+    pub async fn get_or_load<E, F>(
+        &self,
+        key: Key,
+        max_age: Option<Duration>,
+        load: impl Fn() -> F,
+    ) -> Result<Loaded<V>, LoadError<E>>
+    where
+        E: Send + Sync + 'static,
+        F: Future<Output = Result<V, E>> + Send + 'static,
+    {
+        let (asked, max_age) = (Instant::now(), max_age.unwrap_or(self.ttl));
+        let is_too_old = |stored: &Stored<V>| asked.saturating_duration_since(stored.since) > max_age;
+        if let Some(stored) = self.entries.get(&key).await {
+            if !is_too_old(&stored) {
+                return Ok(stored.with(CacheStatus::Hit));
+            }
+            self.entries.invalidate(&key).await;
+        }
+        let (entries, shared_key, shared_load) = (self.entries.clone(), key.clone(), timed(load()));
+        let shared = async move { entries.entry(shared_key).or_try_insert_with(shared_load).await };
+        // A task of its own: were it the caller's future, the load would end with the caller's patience, and a cache whose
+        // callers are less patient than its upstream would never fill.
+        let entry = match self.tasks.spawn(shared.in_current_span()).await {
+            Ok(entry) => entry.map_err(LoadError::Failed)?,
+            Err(_) => return Err(LoadError::Panicked),
+        };
+        if entry.is_fresh() {
+            return Ok(entry.into_value().with(CacheStatus::Miss));
+        }
+        let stored = entry.into_value();
+        if is_too_old(&stored) {
+            return self
+                .load(key, load())
+                .await
+                .map_err(|error| LoadError::Failed(Arc::new(error)));
+        }
+        Ok(stored.with(CacheStatus::Coalesced))
+    }
+
+    /// The value from `load` without a look into the store, which then holds it for others.
+    pub async fn load<E, F>(&self, key: Key, load: F) -> Result<Loaded<V>, E>
+    where
+        F: Future<Output = Result<V, E>>,
+    {
+        let stored = timed(load).await?;
+        self.put(key, stored.clone()).await;
+        Ok(stored.with(CacheStatus::Bypass))
+    }
+
+    /// The value from `load`, where the conversation that it belongs to is known only by the answer: `item_of` tells it.
+    /// It is stored unless anything was forgotten meanwhile, because nobody could tell whether that concerned it.
+    pub async fn load_unkeyed<E, F>(
+        &self,
+        load: F,
+        item_of: impl FnOnce(&V) -> Option<(Conversation, Item)>,
+    ) -> Result<Loaded<V>, E>
+    where
+        F: Future<Output = Result<V, E>>,
+    {
+        let before = self.generations.all();
+        let stored = timed(load).await?;
+        if let Some((conversation, item)) = item_of(&stored.value) {
+            // The order matters: the key first, then the comparison. See `Generations::forget`.
+            let key = self.key(&conversation, item);
+            if self.generations.all() == before {
+                self.put(key, stored.clone()).await;
+            }
+        }
+        Ok(stored.with(CacheStatus::Bypass))
+    }
+
+    /// A slower load must not replace what a later one brought.
+    async fn put(&self, key: Key, new: Stored<V>) {
+        let newer = |there: Option<moka::Entry<Key, Stored<V>>>| {
+            let there = there
+                .map(moka::Entry::into_value)
+                .filter(|there| there.since > new.since);
+            std::future::ready(there.unwrap_or(new))
+        };
+        self.entries.entry(key).and_upsert_with(newer).await;
+    }
+
+    /// Forgets all of a conversation: who asks from now on gets what is loaded from now on.
+    pub fn forget(&self, account: &AccountId, conversation_id: &Segment) {
+        self.generations.forget(account, conversation_id);
+    }
+
+    /// Forgets everything, for a change of a conversation whose id is not known.
+    pub fn forget_all(&self) {
+        self.generations.forget_all();
+    }
+
+    /// Drops what has expired, until the token is cancelled.
+    pub async fn upkeep(&self, end: CancellationToken) {
+        let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
+        while end.run_until_cancelled(interval.tick()).await.is_some() {
+            self.entries.run_pending_tasks().await;
+        }
+    }
+}
+
+/// Notes the time before the load, so that the value is never taken for younger than it is.
+async fn timed<V, E>(load: impl Future<Output = Result<V, E>>) -> Result<Stored<V>, E> {
+    let (since, fetched) = (Instant::now(), SystemTime::now());
+    load.await.map(|value| Stored {
+        value,
+        since,
+        fetched,
+    })
+}
+
+impl Key {
+    fn weight(&self) -> u32 {
+        let item = match &self.item {
+            Item::Participant(id) => id.as_str().len(),
+            Item::Page {
+                cursor: (page, token),
+                ..
+            } => page.len() + token.len(),
+        };
+        // moka's own share of an entry, measured with empty values, and the texts of the key.
+        let bytes = 300 + self.conversation.id.as_str().len() + item;
+        u32::try_from(bytes).unwrap_or(u32::MAX)
+    }
+}
+
+struct Lifetimes<V> {
+    ttl: Duration,
+    negative_ttl: Duration,
+    is_negative: fn(&V) -> bool,
+}
+
+impl<V> Expiry<Key, Stored<V>> for Lifetimes<V> {
+    fn expire_after_create(&self, _: &Key, stored: &Stored<V>, now: Instant) -> Option<Duration> {
+        let lifetime = if (self.is_negative)(&stored.value) {
+            self.negative_ttl
+        } else {
+            self.ttl
+        };
+        // The lifetime counts from the load's begin.
+        Some(lifetime.saturating_sub(now.saturating_duration_since(stored.since)))
+    }
+
+    fn expire_after_update(
+        &self,
+        key: &Key,
+        stored: &Stored<V>,
+        now: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        self.expire_after_create(key, stored, now)
+    }
+}
+
+/// Counts what was forgotten, per stripe of conversations and for all. The service takes no part in the stripe: not every
+/// tale of a change tells it.
+struct Generations {
+    hasher: RandomState,
+    stripes: Box<[AtomicU64]>,
+    all: AtomicU64,
+}
+
+impl Default for Generations {
+    fn default() -> Self {
+        let stripes = std::iter::repeat_with(AtomicU64::default).take(STRIPES).collect();
+        Self {
+            hasher: RandomState::new(),
+            stripes,
+            all: AtomicU64::default(),
+        }
+    }
+}
+
+impl Generations {
+    fn stripe(&self, account: &AccountId, conversation_id: &Segment) -> &AtomicU64 {
+        let hash = self.hasher.hash_one((account, conversation_id));
+        // The remainder is below the number of stripes, which is far below either integer's bound.
+        &self.stripes[(hash % STRIPES as u64) as usize]
+    }
+
+    fn of(&self, account: &AccountId, conversation_id: &Segment) -> u64 {
+        self.stripe(account, conversation_id).load(Ordering::SeqCst)
+    }
+
+    fn all(&self) -> u64 {
+        self.all.load(Ordering::SeqCst)
+    }
+
+    /// `all` before the stripe: a load that sees the stripe's new generation must also see that something was forgotten.
+    fn forget(&self, account: &AccountId, conversation_id: &Segment) {
+        self.all.fetch_add(1, Ordering::SeqCst);
+        self.stripe(account, conversation_id)
+            .fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn forget_all(&self) {
+        self.all.fetch_add(1, Ordering::SeqCst);
+        for stripe in &self.stripes {
+            stripe.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,266 @@
+//! The store's promises that no caller outside can time well enough to test.
+
+use std::convert::Infallible;
+use std::sync::atomic::AtomicU32;
+
+use tokio::sync::{Semaphore, oneshot};
+
+use super::*;
+use crate::ids::ApiVersion;
+
+fn cache(ttl: Duration, negative_ttl: Duration) -> Cache<String> {
+    let settings = Settings {
+        ttl,
+        negative_ttl,
+        max_bytes: 1 << 20,
+    };
+    let traits = Traits {
+        weight: |value: &String| value.len() as u32,
+        is_negative: |value: &String| value == "none",
+    };
+    Cache::new(&settings, &traits, TaskTracker::new())
+}
+
+fn long() -> Cache<String> {
+    cache(Duration::from_secs(60), Duration::from_secs(60))
+}
+
+fn conversation(account: char, id: &str) -> Conversation {
+    Conversation {
+        account: AccountId::parse(&format!("AC{}", account.to_string().repeat(32))).unwrap(),
+        service: None,
+        version: ApiVersion::V1,
+        id: Segment::parse(id).unwrap(),
+    }
+}
+
+fn alice(cache: &Cache<String>, conversation: &Conversation) -> Key {
+    cache.key(conversation, Item::Participant(Segment::parse("alice").unwrap()))
+}
+
+async fn get(cache: &Cache<String>, key: Key, value: &'static str) -> (String, CacheStatus) {
+    let loaded = cache
+        .get_or_load(key, None, || async { Ok::<_, Infallible>(value.to_owned()) })
+        .await
+        .unwrap();
+    (loaded.value, loaded.status)
+}
+
+#[tokio::test]
+async fn a_value_is_loaded_once_and_then_hit() {
+    let (cache, chat) = (long(), conversation('1', "CH1"));
+    assert_eq!(
+        get(&cache, alice(&cache, &chat), "a").await,
+        ("a".into(), CacheStatus::Miss)
+    );
+    assert_eq!(
+        get(&cache, alice(&cache, &chat), "b").await,
+        ("a".into(), CacheStatus::Hit)
+    );
+}
+
+#[tokio::test]
+async fn what_was_loading_when_it_was_forgotten_is_never_served() {
+    let (cache, chat) = (long(), conversation('1', "CH1"));
+    let (started, has_started) = oneshot::channel();
+    let (release, released) = oneshot::channel::<()>();
+    let channels = std::sync::Mutex::new(Some((started, released)));
+    let slow = tokio::spawn({
+        let (cache, key) = (cache.clone(), alice(&cache, &chat));
+        async move {
+            let load = || {
+                let channels = channels.lock().unwrap().take();
+                async move {
+                    let (started, released) = channels.unwrap();
+                    started.send(()).unwrap();
+                    released.await.unwrap();
+                    Ok::<_, Infallible>("old".to_owned())
+                }
+            };
+            cache.get_or_load(key, None, load).await.unwrap().value
+        }
+    });
+    has_started.await.unwrap();
+
+    cache.forget(&chat.account, &chat.id);
+    // Neither joined while it loads, nor found after it has ended.
+    assert_eq!(get(&cache, alice(&cache, &chat), "new").await.0, "new");
+    release.send(()).unwrap();
+    assert_eq!(slow.await.unwrap(), "old");
+    assert_eq!(
+        get(&cache, alice(&cache, &chat), "newest").await,
+        ("new".into(), CacheStatus::Hit)
+    );
+}
+
+#[tokio::test]
+async fn a_load_goes_on_when_its_caller_has_left() {
+    let (cache, chat) = (long(), conversation('1', "CH1"));
+    let (loads, gate) = (Arc::new(AtomicU32::new(0)), Arc::new(Semaphore::new(0)));
+    let load = || {
+        let (loads, gate) = (loads.clone(), gate.clone());
+        async move {
+            loads.fetch_add(1, Ordering::SeqCst);
+            drop(gate.acquire().await.unwrap());
+            Ok::<_, Infallible>("a".to_owned())
+        }
+    };
+    // Polled once, so that the load has begun, then dropped.
+    tokio::select! {
+        biased;
+        _ = cache.get_or_load(alice(&cache, &chat), None, load) => unreachable!("the gate is closed"),
+        () = async { while loads.load(Ordering::SeqCst) == 0 { tokio::task::yield_now().await } } => {}
+    }
+    gate.add_permits(1);
+    let second = cache.get_or_load(alice(&cache, &chat), None, load).await.unwrap();
+    assert_eq!((second.value.as_str(), loads.load(Ordering::SeqCst)), ("a", 1));
+}
+
+#[tokio::test]
+async fn a_failure_is_shared_and_not_stored() {
+    let (cache, chat) = (long(), conversation('1', "CH1"));
+    let failing = cache
+        .get_or_load(alice(&cache, &chat), None, || async { Err("down") })
+        .await;
+    assert!(matches!(failing, Err(LoadError::Failed(error)) if *error == "down"));
+    assert_eq!(get(&cache, alice(&cache, &chat), "a").await.1, CacheStatus::Miss);
+}
+
+#[tokio::test]
+async fn a_panicking_load_poisons_nothing() {
+    let (cache, chat) = (long(), conversation('1', "CH1"));
+    let load = || async {
+        if true {
+            panic!("a bug in a mapper");
+        }
+        Ok::<_, Infallible>(String::new())
+    };
+    let outcome = cache.get_or_load(alice(&cache, &chat), None, load).await;
+    assert!(matches!(outcome, Err(LoadError::Panicked)));
+    assert_eq!(get(&cache, alice(&cache, &chat), "a").await.1, CacheStatus::Miss);
+}
+
+#[tokio::test]
+async fn that_there_is_none_is_a_value_with_its_own_lifetime() {
+    let cache = cache(Duration::from_secs(60), Duration::from_millis(1));
+    let chat = conversation('1', "CH1");
+    assert_eq!(
+        get(&cache, alice(&cache, &chat), "none").await.1,
+        CacheStatus::Miss
+    );
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while get(&cache, alice(&cache, &chat), "a").await.0 == "none" {
+        assert!(Instant::now() < deadline, "it never expired");
+    }
+}
+
+#[tokio::test]
+async fn too_old_for_the_caller_is_loaded_again() {
+    let (cache, chat) = (long(), conversation('1', "CH1"));
+    get(&cache, alice(&cache, &chat), "a").await;
+    let load = || async { Ok::<_, Infallible>("b".to_owned()) };
+    let fresh = cache
+        .get_or_load(alice(&cache, &chat), Some(Duration::ZERO), load)
+        .await
+        .unwrap();
+    assert_eq!((fresh.value.as_str(), fresh.status), ("b", CacheStatus::Miss));
+}
+
+#[tokio::test]
+async fn a_slower_load_does_not_replace_a_later_one() {
+    let (cache, chat) = (long(), conversation('1', "CH1"));
+    let key = alice(&cache, &chat);
+    let (release, released) = oneshot::channel::<()>();
+    let slow = cache.load(key.clone(), async move {
+        released.await.unwrap();
+        Ok::<_, Infallible>("old".to_owned())
+    });
+    let fast = async {
+        // `slow` was polled first and has noted its time.
+        cache
+            .load(key.clone(), async { Ok::<_, Infallible>("new".to_owned()) })
+            .await
+            .unwrap();
+        release.send(()).unwrap();
+    };
+    let (slow, ()) = tokio::join!(biased; slow, fast);
+    assert_eq!(slow.unwrap().value, "old");
+    assert_eq!(get(&cache, key, "x").await, ("new".into(), CacheStatus::Hit));
+}
+
+#[tokio::test]
+async fn keys_that_look_alike_when_joined_are_distinct() {
+    let cache = long();
+    let pairs = [("a:b", "c"), ("a", "b:c")];
+    for (id, participant) in pairs {
+        let item = Item::Participant(Segment::parse(participant).unwrap());
+        let key = cache.key(&conversation('1', id), item);
+        assert_eq!(get(&cache, key, id).await, (id.into(), CacheStatus::Miss));
+    }
+}
+
+#[tokio::test]
+async fn accounts_and_services_and_versions_do_not_share() {
+    let cache = long();
+    let one = conversation('1', "CH1");
+    let others = [
+        conversation('2', "CH1"),
+        Conversation {
+            service: crate::ids::ServiceId::parse(&format!("IS{}", "1".repeat(32))),
+            ..one.clone()
+        },
+        Conversation {
+            version: ApiVersion::V2,
+            ..one.clone()
+        },
+    ];
+    get(&cache, alice(&cache, &one), "one").await;
+    for other in &others {
+        assert_eq!(
+            get(&cache, alice(&cache, other), "other").await.1,
+            CacheStatus::Miss
+        );
+    }
+    cache.forget(&one.account, &one.id);
+    // Whatever the service, the conversation is the same; another account's is not.
+    assert_eq!(
+        get(&cache, alice(&cache, &others[1]), "x").await.1,
+        CacheStatus::Miss
+    );
+    assert_eq!(
+        get(&cache, alice(&cache, &others[0]), "x").await.1,
+        CacheStatus::Hit
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_tells_its_own_key_is_stored_unless_something_was_forgotten() {
+    let (cache, chat) = (long(), conversation('1', "CH1"));
+    let item = || Item::Participant(Segment::parse("alice").unwrap());
+    let loaded = |value: &'static str, forget: bool| {
+        let (cache, chat) = (cache.clone(), chat.clone());
+        async move {
+            let load = async {
+                if forget {
+                    cache.forget(&chat.account, &chat.id);
+                }
+                Ok::<_, Infallible>(value.to_owned())
+            };
+            cache
+                .load_unkeyed(load, |_| Some((chat.clone(), item())))
+                .await
+                .unwrap();
+        }
+    };
+    loaded("old", true).await;
+    assert_eq!(
+        get(&cache, alice(&cache, &chat), "new").await.1,
+        CacheStatus::Miss
+    );
+    cache.forget_all();
+    loaded("named", false).await;
+    assert_eq!(
+        get(&cache, alice(&cache, &chat), "x").await,
+        ("named".into(), CacheStatus::Hit)
+    );
+}

@@ -1,0 +1,267 @@
+//! The configuration: flags, environment and file, read once, resolved into types, every problem reported together. The
+//! only reader of the environment, which is an argument, so that tests never change the process's own.
+
+mod accounts;
+mod cli;
+mod settings;
+mod source;
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+pub use cli::{Command, Exit, parse};
+pub use settings::{SETTINGS, Setting, markdown};
+
+use crate::participants::CacheSettings;
+use crate::sandbox;
+use crate::telemetry::{LogFormat, LogSettings};
+use crate::twilio::{self, Account};
+use source::Sources;
+
+/// How the environment is looked up.
+pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Everything that `serve` needs.
+#[derive(Debug)]
+pub struct Config {
+    /// Address of the gRPC listener.
+    pub grpc_listen: SocketAddr,
+    /// Address of the admin listener.
+    pub admin_listen: SocketAddr,
+    /// Written once the gateway serves.
+    pub ready_file: Option<PathBuf>,
+    /// Who holds the participants.
+    pub upstream: Upstream,
+    /// How Twilio is asked.
+    pub twilio: twilio::Settings,
+    /// The cache's bounds.
+    pub cache: CacheSettings,
+    /// Seals page tokens in place of the accounts' secrets.
+    pub page_token_key: Option<Secret>,
+    /// Bounds a call with one answer.
+    pub call_timeout: Duration,
+    /// How the gateway stops.
+    pub drain: Drain,
+    /// Which log lines are written, and how.
+    pub log: LogSettings,
+}
+
+/// Who holds the participants.
+#[derive(Debug)]
+pub enum Upstream {
+    /// Twilio, by these accounts, of which the first is the default.
+    Twilio(Vec<Account>),
+    /// The embedded sandbox, by its own account.
+    Sandbox(sandbox::Settings),
+}
+
+/// How the gateway stops.
+#[derive(Clone, Copy, Debug)]
+pub struct Drain {
+    /// It serves on so long after SIGTERM.
+    pub delay: Duration,
+    /// Then calls in flight may take so long.
+    pub timeout: Duration,
+}
+
+/// Text that is never printed.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text, for those who need it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// A setting that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The flag, the variable or the key.
+    pub at: String,
+    /// What is wrong, and what is legal.
+    pub text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.at, self.text)
+    }
+}
+
+/// The flags of a command, by the settings' keys, and those that are no settings.
+#[derive(Debug, Default)]
+struct Flags {
+    values: BTreeMap<&'static str, String>,
+    config: Option<PathBuf>,
+    sandbox: bool,
+    faults: Vec<String>,
+}
+
+/// What was read, whether it can be used or not.
+#[derive(Debug)]
+pub struct Report {
+    /// The configuration, or everything that is wrong with it.
+    pub outcome: Result<Config, Vec<Problem>>,
+    /// Each setting with its value and where that stands, secrets masked.
+    pub lines: Vec<String>,
+}
+
+fn load(flags: Flags, env: Lookup<'_>) -> Report {
+    let Flags {
+        values,
+        config,
+        sandbox,
+        faults,
+    } = flags;
+    let file = config.or_else(|| {
+        env("GATEWAY_CONFIG")
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+    });
+    let mut sources = Sources::new(values, env, file.as_deref());
+    let lines = SETTINGS
+        .iter()
+        .map(|setting| line(setting, sources.raw(setting)))
+        .collect();
+    let upstream = if sandbox {
+        Upstream::Sandbox(sandbox_settings(&mut sources, &faults))
+    } else {
+        if !faults.is_empty() {
+            sources.problem("--sandbox-fault", "means nothing without --sandbox");
+        }
+        Upstream::Twilio(accounts::read(&mut sources))
+    };
+    let config = resolve(&mut sources, upstream);
+    let problems = sources.problems;
+    Report {
+        outcome: if problems.is_empty() {
+            config
+        } else {
+            Err(problems)
+        },
+        lines,
+    }
+}
+
+fn line(setting: &Setting, (value, at): (String, String)) -> String {
+    let value = match value.as_str() {
+        "" => "(not set)",
+        _ if setting.is_secret => "***",
+        value => value,
+    };
+    format!("{} = {value}  [{at}]", setting.key)
+}
+
+fn sandbox_settings(sources: &mut Sources<'_>, faults: &[String]) -> sandbox::Settings {
+    for key in ["upstream.url", "upstream.v1_url", "upstream.v2_url"] {
+        if sources.is_set(key) {
+            sources.problem(key, "cannot be set with --sandbox, which is the upstream");
+        }
+    }
+    sandbox::Settings {
+        faults: parse_faults(faults, &mut sources.problems),
+        ..sandbox::Settings::default()
+    }
+}
+
+fn parse_faults(faults: &[String], problems: &mut Vec<Problem>) -> Vec<sandbox::Fault> {
+    let mut parsed = Vec::new();
+    for fault in faults {
+        match fault.parse::<sandbox::Fault>() {
+            Ok(fault) => parsed.push(fault),
+            Err(error) => problems.push(Problem {
+                at: format!("fault {fault:?}"),
+                text: error.to_string(),
+            }),
+        }
+    }
+    parsed
+}
+
+fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Result<Config, Vec<Problem>> {
+    let listen = |text: &str| {
+        text.parse::<SocketAddr>()
+            .map_err(|_| "must be address:port, such as 0.0.0.0:50051")
+    };
+    let filter = sources
+        .optional("log.filter", LogSettings::check_filter)
+        .unwrap_or_default();
+    let format = sources.required("log.format", str::parse::<LogFormat>);
+    let config = Config {
+        grpc_listen: sources.optional("grpc.listen", listen).ok_or(Vec::new())?,
+        admin_listen: sources.optional("admin.listen", listen).ok_or(Vec::new())?,
+        ready_file: sources.optional("ready_file", str::parse::<PathBuf>),
+        upstream,
+        twilio: twilio::Settings {
+            connect_timeout: sources.required("upstream.connect_timeout", limit),
+            attempt_timeout: sources.required("upstream.attempt_timeout", limit),
+            total_timeout: sources.required("upstream.total_timeout", limit),
+            pool_idle_timeout: sources.required("upstream.pool_idle_timeout", duration),
+            max_retries: sources.required("upstream.max_retries", |text| number(text, 0, 10)),
+            max_response_bytes: sources
+                .required("upstream.max_response_bytes", |text| number(text, 1024, 1 << 30)),
+        },
+        cache: CacheSettings {
+            ttl: sources.required("cache.ttl", duration),
+            negative_ttl: sources.required("cache.negative_ttl", duration),
+            max_bytes: sources.required("cache.max_bytes", |text| number(text, 0, 1 << 40)),
+        },
+        page_token_key: sources.optional("page_token_key", page_token_key),
+        call_timeout: sources.required("limits.call_timeout", limit),
+        drain: Drain {
+            delay: sources.required("drain.delay", duration),
+            timeout: sources.required("drain.timeout", duration),
+        },
+        log: LogSettings { filter, format },
+    };
+    Ok(config)
+}
+
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let duration = humantime::parse_duration(text)
+        .ok()
+        .filter(|duration| *duration <= LONGEST);
+    duration.ok_or("must be a duration of at most a day, such as 200ms, 5s or 1m")
+}
+
+/// A duration that bounds something, which 0 would forbid altogether.
+fn limit(text: &str) -> Result<Duration, &'static str> {
+    duration(text)
+        .ok()
+        .filter(|limit| !limit.is_zero())
+        .ok_or("must be a duration above 0 and of at most a day")
+}
+
+fn number<T: FromStr + PartialOrd + Display + Copy>(text: &str, min: T, max: T) -> Result<T, String> {
+    let in_range = text.parse().ok().filter(|number| (&min..=&max).contains(&number));
+    in_range.ok_or_else(|| format!("must be a whole number from {min} to {max}"))
+}
+
+fn switch(text: &str) -> Result<bool, &'static str> {
+    text.parse().map_err(|_| "must be true or false")
+}
+
+fn page_token_key(text: &str) -> Result<Secret, &'static str> {
+    if text.len() < 16 {
+        Err("must be at least 16 characters long")
+    } else {
+        Ok(Secret(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

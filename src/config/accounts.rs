@@ -1,0 +1,228 @@
+//! The accounts: one from the environment, more from the file.
+
+use std::collections::BTreeSet;
+
+use url::{Host, Url};
+
+use super::source::Sources;
+use crate::ids::AccountId;
+use crate::twilio::{Account, Credentials};
+
+const NONE: &str = "no account: set TWILIO_ACCOUNT_SID with TWILIO_AUTH_TOKEN, or with TWILIO_API_KEY and \
+                    TWILIO_API_SECRET; or list accounts in the file; or start with --sandbox, which needs none";
+
+/// What an account is called in one place, and what it is.
+struct Raw {
+    /// Before each name in a problem.
+    at: String,
+    names: [&'static str; 4],
+    values: [Option<String>; 4],
+    v1_url: Option<Url>,
+    v2_url: Option<Url>,
+}
+
+const ENV: [&str; 4] = [
+    "TWILIO_ACCOUNT_SID",
+    "TWILIO_AUTH_TOKEN",
+    "TWILIO_API_KEY",
+    "TWILIO_API_SECRET",
+];
+const FILE: [&str; 4] = ["account_sid", "auth_token", "api_key", "api_secret"];
+const FILE_URLS: [&str; 3] = ["url", "v1_url", "v2_url"];
+
+/// All accounts, the default one first.
+pub(super) fn read(sources: &mut Sources<'_>) -> Vec<Account> {
+    let Some((v1_url, v2_url)) = common_urls(sources) else {
+        return Vec::new();
+    };
+    let mut accounts = Vec::new();
+    let values = ENV.map(|name| sources.env(name));
+    if values.iter().any(Option::is_some) {
+        let raw = Raw {
+            at: String::new(),
+            names: ENV,
+            values,
+            v1_url: Some(v1_url.clone()),
+            v2_url: Some(v2_url.clone()),
+        };
+        accounts.extend(account(sources, raw));
+    }
+    for (at, table) in std::mem::take(&mut sources.accounts).into_iter().enumerate() {
+        let raw = from_table(sources, format!("accounts[{at}]."), &table, (&v1_url, &v2_url));
+        accounts.extend(account(sources, raw));
+    }
+    if accounts.is_empty() && sources.problems.is_empty() {
+        sources.problem("accounts", NONE);
+    }
+    refuse_duplicates(sources, &accounts);
+    default_first(sources, &mut accounts);
+    accounts
+}
+
+fn refuse_duplicates(sources: &mut Sources<'_>, accounts: &[Account]) {
+    let mut seen = BTreeSet::new();
+    for account in accounts {
+        if !seen.insert(&account.id) {
+            sources.problem("accounts", format!("{} stands twice", account.id));
+        }
+    }
+}
+
+fn default_first(sources: &mut Sources<'_>, accounts: &mut [Account]) {
+    let Some(default) = sources.default_account.clone() else {
+        return;
+    };
+    match accounts.iter().position(|account| account.id.as_str() == default) {
+        Some(at) => accounts[..=at].rotate_right(1),
+        None => sources.problem(
+            "default_account",
+            "must be the account_sid of one of the accounts",
+        ),
+    }
+}
+
+fn from_table(sources: &mut Sources<'_>, at: String, table: &toml::Table, (v1, v2): (&Url, &Url)) -> Raw {
+    for name in table.keys() {
+        if !FILE.contains(&name.as_str()) && !FILE_URLS.contains(&name.as_str()) {
+            sources.problem(
+                format!("{at}{name}"),
+                format!("is no key of an account; these are: {FILE:?}, {FILE_URLS:?}"),
+            );
+        }
+    }
+    let mut text = |name: &str| match table.get(name) {
+        None => None,
+        Some(toml::Value::String(text)) => Some(text.clone()).filter(|text| !text.is_empty()),
+        Some(_) => {
+            sources.problem(format!("{at}{name}"), "must be a string");
+            None
+        }
+    };
+    let values = FILE.map(&mut text);
+    let [url, v1_url, v2_url] = FILE_URLS.map(text);
+    let mut own = |name: &str, own: Option<String>, common: &Url| match own.or_else(|| url.clone()) {
+        None => Some(common.clone()),
+        Some(text) => checked_url(sources, &format!("{at}{name}"), &text),
+    };
+    let (v1_url, v2_url) = (own("v1_url", v1_url, v1), own("v2_url", v2_url, v2));
+    Raw {
+        at,
+        names: FILE,
+        values,
+        v1_url,
+        v2_url,
+    }
+}
+
+fn account(sources: &mut Sources<'_>, raw: Raw) -> Option<Account> {
+    let Raw {
+        at,
+        names: [sid_name, token_name, key_name, secret_name],
+        values,
+        v1_url,
+        v2_url,
+    } = raw;
+    let [sid, token, key, secret] = values;
+    let id = match sid {
+        Some(sid) => AccountId::parse(&sid).ok_or("must be `AC` and 32 hex digits"),
+        None => Err("is required"),
+    };
+    let id = id
+        .map_err(|text| sources.problem(format!("{at}{sid_name}"), text))
+        .ok();
+    // An API key is preferred: it can be revoked by itself, and may do less than the auth token.
+    let credentials = match (key, secret, token) {
+        (Some(key), Some(secret), _) => Some(Credentials::new(key, secret)),
+        (Some(_), None, _) => {
+            sources.problem(
+                format!("{at}{secret_name}"),
+                format!("is required with {key_name}"),
+            );
+            None
+        }
+        (None, Some(_), _) => {
+            sources.problem(
+                format!("{at}{key_name}"),
+                format!("is required with {secret_name}"),
+            );
+            None
+        }
+        (None, None, Some(token)) => id.as_ref().map(|id| Credentials::new(id.as_str(), token)),
+        (None, None, None) => {
+            let text = format!("is required, or {key_name} and {secret_name} are");
+            sources.problem(format!("{at}{token_name}"), text);
+            None
+        }
+    };
+    Some(Account {
+        id: id?,
+        credentials: credentials?,
+        v1_url: v1_url?,
+        v2_url: v2_url?,
+    })
+}
+
+/// The base URLs of accounts that have none of their own.
+fn common_urls(sources: &mut Sources<'_>) -> Option<(Url, Url)> {
+    let own = |sources: &mut Sources<'_>, key: &str| {
+        let text = sources.optional(key, |text| Ok::<_, String>(text.to_owned()));
+        text.map(|text| checked_url(sources, key, &text))
+    };
+    let common = if sources.is_set("upstream.url") {
+        own(sources, "upstream.url").flatten()
+    } else {
+        let host = host(sources.env("TWILIO_EDGE"), sources.env("TWILIO_REGION"));
+        checked_url(sources, "TWILIO_EDGE, TWILIO_REGION", &format!("https://{host}"))
+    };
+    let v1_url = own(sources, "upstream.v1_url").unwrap_or_else(|| common.clone());
+    let v2_url = own(sources, "upstream.v2_url").unwrap_or(common);
+    v1_url.zip(v2_url)
+}
+
+/// Twilio's hosts: product, edge, region. An edge alone means the region us1.
+fn host(edge: Option<String>, region: Option<String>) -> String {
+    match (edge, region) {
+        (None, None) => "conversations.twilio.com".into(),
+        (Some(edge), region) => {
+            format!(
+                "conversations.{edge}.{}.twilio.com",
+                region.as_deref().unwrap_or("us1")
+            )
+        }
+        (None, Some(region)) => format!("conversations.{region}.twilio.com"),
+    }
+}
+
+fn checked_url(sources: &mut Sources<'_>, at: &str, text: &str) -> Option<Url> {
+    let insecure = sources
+        .optional("upstream.allow_insecure", super::switch)
+        .unwrap_or_default();
+    match base_url(text, insecure) {
+        Ok(url) => Some(url),
+        Err(error) => {
+            sources.problem(at, error);
+            None
+        }
+    }
+}
+
+fn base_url(text: &str, allow_insecure: bool) -> Result<Url, &'static str> {
+    let url = Url::parse(text).map_err(|_| "must be a URL such as https://conversations.twilio.com")?;
+    let is_loopback = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => return Err("must name a host"),
+    };
+    let is_bare = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+    match url.scheme() {
+        _ if !is_bare || url.fragment().is_some() => Err("must hold no user, password, query or fragment"),
+        "https" => Ok(url),
+        "http" if is_loopback || allow_insecure => Ok(url),
+        "http" => Err(
+            "is plain http to another machine: credentials and PII would travel readable; use https, \
+                       or accept that with --allow-insecure-upstream",
+        ),
+        _ => Err("must begin with https://"),
+    }
+}

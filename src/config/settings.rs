@@ -1,0 +1,227 @@
+//! Every setting, once: its key in the file, its flag, its variable, its default and its help. The command line, the
+//! reader, `check-config` and docs/configuration.md are made from this table.
+
+/// One setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its key in the configuration file, such as `cache.ttl`.
+    pub key: &'static str,
+    /// Its flag without the dashes.
+    pub flag: Option<&'static str>,
+    /// Its environment variable.
+    pub env: &'static str,
+    /// What holds where nothing is set; empty: nothing.
+    pub default: &'static str,
+    /// What it is.
+    pub help: &'static str,
+    /// Whether its value is a secret.
+    pub is_secret: bool,
+    /// Whether its flag stands alone, for `true`.
+    pub is_switch: bool,
+}
+
+const fn setting(
+    key: &'static str,
+    flag: Option<&'static str>,
+    env: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting {
+        key,
+        flag,
+        env,
+        default,
+        help,
+        is_secret: false,
+        is_switch: false,
+    }
+}
+
+/// All settings but the accounts, in the order in which they are shown.
+pub const SETTINGS: &[Setting] = &[
+    setting(
+        "grpc.listen",
+        Some("grpc-listen"),
+        "GATEWAY_GRPC_LISTEN",
+        "127.0.0.1:50051",
+        "Address of the gRPC listener (API, health, reflection); port 0 takes a free one",
+    ),
+    setting(
+        "admin.listen",
+        Some("admin-listen"),
+        "GATEWAY_ADMIN_LISTEN",
+        "127.0.0.1:9464",
+        "Address of the admin listener (/livez, /readyz); port 0 takes a free one",
+    ),
+    setting(
+        "ready_file",
+        Some("ready-file"),
+        "GATEWAY_READY_FILE",
+        "",
+        "File that is written with the bound addresses, as JSON, once the gateway serves",
+    ),
+    setting(
+        "upstream.url",
+        Some("upstream-url"),
+        "GATEWAY_UPSTREAM_URL",
+        "https://conversations.twilio.com",
+        "Base URL of Twilio; TWILIO_EDGE and TWILIO_REGION change the default's host",
+    ),
+    setting(
+        "upstream.v1_url",
+        None,
+        "GATEWAY_UPSTREAM_V1_URL",
+        "",
+        "Base URL of the v1 API, where it differs",
+    ),
+    setting(
+        "upstream.v2_url",
+        None,
+        "GATEWAY_UPSTREAM_V2_URL",
+        "",
+        "Base URL of the v2 API, where it differs",
+    ),
+    Setting {
+        is_switch: true,
+        ..setting(
+            "upstream.allow_insecure",
+            Some("allow-insecure-upstream"),
+            "GATEWAY_UPSTREAM_ALLOW_INSECURE",
+            "false",
+            "Accept a plain-http upstream that is not on loopback: credentials and PII travel readable",
+        )
+    },
+    setting(
+        "upstream.connect_timeout",
+        None,
+        "GATEWAY_UPSTREAM_CONNECT_TIMEOUT",
+        "1s",
+        "Limit to connect to Twilio, TLS included",
+    ),
+    setting(
+        "upstream.attempt_timeout",
+        None,
+        "GATEWAY_UPSTREAM_ATTEMPT_TIMEOUT",
+        "5s",
+        "Limit of one attempt at a request to Twilio",
+    ),
+    setting(
+        "upstream.total_timeout",
+        None,
+        "GATEWAY_UPSTREAM_TOTAL_TIMEOUT",
+        "15s",
+        "Limit of a request to Twilio with all its retries",
+    ),
+    setting(
+        "upstream.pool_idle_timeout",
+        None,
+        "GATEWAY_UPSTREAM_POOL_IDLE_TIMEOUT",
+        "15s",
+        "Idle connections to Twilio are closed after it; keep it below the peer's own limit",
+    ),
+    setting(
+        "upstream.max_retries",
+        None,
+        "GATEWAY_UPSTREAM_MAX_RETRIES",
+        "2",
+        "How often a request to Twilio is sent again at most; 0 turns retries off",
+    ),
+    setting(
+        "upstream.max_response_bytes",
+        None,
+        "GATEWAY_UPSTREAM_MAX_RESPONSE_BYTES",
+        "4194304",
+        "A longer answer of Twilio is refused",
+    ),
+    setting(
+        "cache.ttl",
+        None,
+        "GATEWAY_CACHE_TTL",
+        "60s",
+        "How long a participant or a page is served from the cache; a change that does not pass this gateway shows after it",
+    ),
+    setting(
+        "cache.negative_ttl",
+        None,
+        "GATEWAY_CACHE_NEGATIVE_TTL",
+        "5s",
+        "How long it is remembered that there is no such participant or conversation",
+    ),
+    setting(
+        "cache.max_bytes",
+        None,
+        "GATEWAY_CACHE_MAX_BYTES",
+        "67108864",
+        "The cache's weight, by estimate; the least recently used leaves first",
+    ),
+    setting(
+        "limits.call_timeout",
+        None,
+        "GATEWAY_LIMITS_CALL_TIMEOUT",
+        "30s",
+        "Limit of a call whose caller sets no deadline, or a later one; streams end by their caller's deadline only",
+    ),
+    Setting {
+        is_secret: true,
+        ..setting(
+            "page_token_key",
+            None,
+            "GATEWAY_PAGE_TOKEN_KEY",
+            "",
+            "Secret that seals page tokens, the same on all replicas; without it, it is derived from the account's secret",
+        )
+    },
+    setting(
+        "drain.delay",
+        Some("drain-delay"),
+        "GATEWAY_DRAIN_DELAY",
+        "5s",
+        "After SIGTERM, how long the gateway serves on while balancers notice that it is not ready",
+    ),
+    setting(
+        "drain.timeout",
+        Some("drain-timeout"),
+        "GATEWAY_DRAIN_TIMEOUT",
+        "20s",
+        "After that, how long calls in flight may take to finish",
+    ),
+    setting(
+        "log.filter",
+        None,
+        "GATEWAY_LOG_FILTER",
+        "info",
+        "Which log lines are written: a level, or target=level, separated by commas",
+    ),
+    setting(
+        "log.format",
+        None,
+        "GATEWAY_LOG_FORMAT",
+        "auto",
+        "json, text, or auto: text on a terminal, else JSON",
+    ),
+];
+
+/// The settings as rows of a Markdown table.
+pub fn markdown() -> String {
+    let mut table =
+        "| key in the file | variable | flag | default | what it is |\n|---|---|---|---|---|\n".to_owned();
+    for Setting {
+        key,
+        flag,
+        env,
+        default,
+        help,
+        ..
+    } in SETTINGS
+    {
+        let flag = flag.map_or("–".to_owned(), |flag| format!("`--{flag}`"));
+        let default = if default.is_empty() {
+            "–".to_owned()
+        } else {
+            format!("`{default}`")
+        };
+        table.push_str(&format!("| `{key}` | `{env}` | {flag} | {default} | {help} |\n"));
+    }
+    table
+}

@@ -1,0 +1,173 @@
+//! The tonic service: decode, call `participants`, encode. No decision about participants is made here.
+
+mod call;
+mod request;
+mod status;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures_util::{Stream, StreamExt as _};
+use prost_types::Timestamp;
+use tonic::{Request, Response, Status};
+
+pub use call::{CallLayer, CallService};
+pub use status::{DOMAIN, On, Reason, Row, TABLE};
+
+use crate::ids::Accounts;
+use crate::participants::{Error, Participants, Read, Streamed};
+use crate::proto::participant_service_server::{ParticipantService, ParticipantServiceServer};
+use crate::proto::{self, CacheStatus, ReadInfo};
+use call::Deadline;
+
+/// The largest request. The largest legal one, with every field at its bound, is far smaller.
+const MAX_REQUEST_BYTES: usize = 1024 * 1024;
+
+/// `participant.v1.ParticipantService` over the participants of these accounts. It expects [`CallLayer`] around it.
+pub fn service(participants: Participants, accounts: Accounts) -> ParticipantServiceServer<Service> {
+    ParticipantServiceServer::new(Service {
+        participants,
+        accounts: Arc::new(accounts),
+    })
+    .max_decoding_message_size(MAX_REQUEST_BYTES)
+}
+
+/// The service's methods.
+pub struct Service {
+    participants: Participants,
+    accounts: Arc<Accounts>,
+}
+
+#[tonic::async_trait]
+impl ParticipantService for Service {
+    async fn get_participant(
+        &self,
+        request: Request<proto::GetParticipantRequest>,
+    ) -> Result<Response<proto::GetParticipantResponse>, Status> {
+        let (deadline, request) = opened(request)?;
+        let request::Get { key, max_age } = request::get(request, &self.accounts)?;
+        let read = self
+            .participants
+            .get(key, max_age, deadline.unary())
+            .await
+            .map_err(told)?;
+        let read_info = Some(read_info(&read));
+        Ok(Response::new(proto::GetParticipantResponse {
+            participant: Some(Arc::unwrap_or_clone(read.value)),
+            read_info,
+        }))
+    }
+
+    async fn list_participants(
+        &self,
+        request: Request<proto::ListParticipantsRequest>,
+    ) -> Result<Response<proto::ListParticipantsResponse>, Status> {
+        let (deadline, request) = opened(request)?;
+        let request::List {
+            conversation,
+            size,
+            token,
+            max_age,
+        } = request::list(request, &self.accounts)?;
+        let read = self
+            .participants
+            .list(&conversation, size, &token, max_age, deadline.unary());
+        let read = read.await.map_err(told)?;
+        let read_info = Some(read_info(&read));
+        Ok(Response::new(proto::ListParticipantsResponse {
+            participants: read.value.content.participants.clone(),
+            next_page_token: read.value.next,
+            previous_page_token: read.value.previous,
+            read_info,
+        }))
+    }
+
+    type StreamParticipantsStream =
+        Pin<Box<dyn Stream<Item = Result<proto::StreamParticipantsResponse, Status>> + Send>>;
+
+    async fn stream_participants(
+        &self,
+        request: Request<proto::StreamParticipantsRequest>,
+    ) -> Result<Response<Self::StreamParticipantsStream>, Status> {
+        let (deadline, request) = opened(request)?;
+        let request::Stream { conversation, size } = request::stream(request, &self.accounts)?;
+        let stream = self.participants.stream(conversation, size, deadline.stream());
+        let answers = stream.map(|item| match item {
+            Ok(Streamed { participant, fetched }) => Ok(proto::StreamParticipantsResponse {
+                participant: Some(participant),
+                read_info: Some(info(CacheStatus::Bypass, fetched)),
+            }),
+            Err(error) => Err(told(error)),
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn create_participant(
+        &self,
+        request: Request<proto::CreateParticipantRequest>,
+    ) -> Result<Response<proto::CreateParticipantResponse>, Status> {
+        let (deadline, request) = opened(request)?;
+        let (conversation, create) = request::create(request, &self.accounts)?;
+        let created = self
+            .participants
+            .create(conversation, create, deadline.unary())
+            .await
+            .map_err(told)?;
+        Ok(Response::new(proto::CreateParticipantResponse {
+            participant: Some(created),
+        }))
+    }
+
+    async fn update_participant(
+        &self,
+        request: Request<proto::UpdateParticipantRequest>,
+    ) -> Result<Response<proto::UpdateParticipantResponse>, Status> {
+        let (deadline, request) = opened(request)?;
+        let (key, update) = request::update(request, &self.accounts)?;
+        let updated = self
+            .participants
+            .update(key, update, deadline.unary())
+            .await
+            .map_err(told)?;
+        Ok(Response::new(proto::UpdateParticipantResponse {
+            participant: Some(updated),
+        }))
+    }
+
+    async fn delete_participant(
+        &self,
+        request: Request<proto::DeleteParticipantRequest>,
+    ) -> Result<Response<proto::DeleteParticipantResponse>, Status> {
+        let (deadline, request) = opened(request)?;
+        let request::Delete { key, webhook_enabled } = request::delete(request, &self.accounts)?;
+        self.participants
+            .delete(key, webhook_enabled, deadline.unary())
+            .await
+            .map_err(told)?;
+        Ok(Response::new(proto::DeleteParticipantResponse {}))
+    }
+}
+
+fn opened<T>(request: Request<T>) -> Result<(Deadline, T), Status> {
+    let deadline = request.extensions().get::<Deadline>().copied();
+    // Only a service that was built without its layer has none.
+    let deadline = deadline.ok_or_else(|| status::plain(Reason::Internal))?;
+    Ok((deadline, request.into_inner()))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the form that map_err wants")]
+fn told(error: Error) -> Status {
+    status::of(&error)
+}
+
+fn read_info<T>(read: &Read<T>) -> ReadInfo {
+    info(read.status, read.fetched)
+}
+
+fn info(status: CacheStatus, fetched: SystemTime) -> ReadInfo {
+    ReadInfo {
+        cache_status: status.into(),
+        fetch_time: Some(Timestamp::from(fetched)),
+    }
+}

@@ -1,0 +1,394 @@
+//! What surrounds every call: its span, its deadline, and one log line if it fails.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use prost::Message as _;
+use tokio::time::{Instant, timeout_at};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+use tower::{Layer, Service};
+use tracing::{Instrument as _, Span, field, info_span};
+
+use super::status::{self, Reason};
+use crate::proto;
+
+/// By when a call has to be answered; in the extensions of every request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline {
+    unary: Instant,
+    asked: Option<Instant>,
+}
+
+impl Deadline {
+    /// A call with one answer: the caller's deadline or the gateway's own bound, whichever is earlier.
+    pub(super) fn unary(self) -> Instant {
+        self.unary
+    }
+
+    /// A stream lasts as long as its caller wants it to; a day stands for ever.
+    pub(super) fn stream(self) -> Instant {
+        self.asked
+            .unwrap_or_else(|| Instant::now() + Duration::from_secs(24 * 3600))
+    }
+}
+
+/// Gives every call a span, a deadline and an end that is logged.
+#[derive(Clone)]
+pub struct CallLayer {
+    longest: Duration,
+    methods: Arc<HashSet<String>>,
+    in_flight: Arc<AtomicUsize>,
+}
+
+impl CallLayer {
+    /// `longest` bounds a call with one answer whose caller sets no deadline, or a later one.
+    pub fn new(longest: Duration) -> Self {
+        Self {
+            longest,
+            methods: Arc::new(methods()),
+            in_flight: Arc::default(),
+        }
+    }
+
+    /// How many calls have begun and not ended.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+/// The paths of this contract's methods: the values that the span's `rpc.method` may take.
+fn methods() -> HashSet<String> {
+    let set = prost_types::FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET).unwrap_or_default();
+    let mut methods = HashSet::new();
+    for file in &set.file {
+        for service in &file.service {
+            for method in &service.method {
+                methods.insert(format!("{}.{}/{}", file.package(), service.name(), method.name()));
+            }
+        }
+    }
+    methods
+}
+
+impl<S> Layer<S> for CallLayer {
+    type Service = CallService<S>;
+
+    fn layer(&self, inner: S) -> CallService<S> {
+        CallService {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// What [`CallLayer`] makes of a service.
+#[derive(Clone)]
+pub struct CallService<S> {
+    inner: S,
+    layer: CallLayer,
+}
+
+impl<S, B> Service<Request<B>> for CallService<S>
+where
+    S: Service<Request<B>, Response = Response<tonic::body::Body>, Error = std::convert::Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<tonic::body::Body>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let limits = Limits::of(request.headers(), self.layer.longest);
+        request.extensions_mut().insert(limits.deadline);
+        let path = request.uri().path().trim_start_matches('/');
+        let method = self
+            .layer
+            .methods
+            .get(path)
+            .cloned()
+            .map_or(Cow::Borrowed("_OTHER"), Cow::Owned);
+        let span = info_span!(
+            "rpc",
+            otel.name = &*method,
+            otel.kind = "server",
+            rpc.system.name = "grpc",
+            rpc.method = &*method,
+            rpc.response.status_code = field::Empty,
+        );
+        let in_flight = self.layer.in_flight.clone();
+        in_flight.fetch_add(1, Ordering::Relaxed);
+        let call = Call {
+            method,
+            span: span.clone(),
+            began: Instant::now(),
+            ended: false,
+            in_flight,
+        };
+        // A panic would end the connection's task, and with it every other call of the connection.
+        let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        let answered = async move {
+            let response = match timeout_at(limits.fires, answer).await {
+                Ok(Ok(response)) => response?,
+                Ok(Err(_panic)) => status::plain(Reason::Internal).into_http(),
+                Err(_) => status::plain(Reason::Deadline).into_http(),
+            };
+            Ok(call.observe(response))
+        };
+        Box::pin(answered.instrument(span))
+    }
+}
+
+/// The two moments at which a call is over. tonic has a third: at the caller's own deadline it says CANCELLED, which would
+/// not tell a deadline from a caller that went away. So these two come earlier, the handler's first, because it knows
+/// whether a write was sent.
+struct Limits {
+    deadline: Deadline,
+    fires: Instant,
+}
+
+impl Limits {
+    fn of(headers: &HeaderMap, longest: Duration) -> Self {
+        let now = Instant::now();
+        let asked = headers
+            .get("grpc-timeout")
+            .and_then(|value| grpc_timeout(value.to_str().ok()?));
+        let earlier = |limit: Duration, share: u32| {
+            now + limit.saturating_sub((limit / share).min(Duration::from_millis(200 / u64::from(share))))
+        };
+        let limit = asked.unwrap_or(longest).min(longest);
+        let deadline = Deadline {
+            unary: earlier(limit, 10),
+            asked: asked.map(|asked| earlier(asked.min(DAY), 10)),
+        };
+        Self {
+            deadline,
+            fires: earlier(limit, 20),
+        }
+    }
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// `1*8DIGIT` and a unit, as the gRPC protocol says; what is not that is no deadline.
+fn grpc_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+/// A call that has not ended yet. Its end is noted once; dropped before that, the caller went away.
+struct Call {
+    method: Cow<'static, str>,
+    span: Span,
+    began: Instant,
+    ended: bool,
+    in_flight: Arc<AtomicUsize>,
+}
+
+impl Call {
+    fn observe(mut self, response: Response<tonic::body::Body>) -> Response<tonic::body::Body> {
+        // An error that comes before any answer is in the headers; else the end is in the trailers.
+        if let Some(status) = Status::from_header_map(response.headers()) {
+            self.end(&status);
+            return response;
+        }
+        response.map(|inner| tonic::body::Body::new(Observed { inner, call: self }))
+    }
+
+    fn end(&mut self, status: &Status) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        self.span
+            .record("rpc.response.status_code", code_name(status.code()));
+        if status.code() != Code::Ok {
+            self.span.in_scope(|| self.log(status));
+        }
+    }
+
+    /// One line a failed call. Only what this gateway wrote is in it: a message without `ErrorInfo` is not ours.
+    fn log(&self, status: &Status) {
+        let info = status.get_details_error_info();
+        let about = |key: &str| info.as_ref()?.metadata.get(key).map(String::as_str);
+        let reason = info.as_ref().map(|info| info.reason.as_str());
+        let message = if reason.is_some() {
+            status.message()
+        } else {
+            "refused by the gRPC layer"
+        };
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    rpc.method = &*self.method,
+                    rpc.response.status_code = code_name(status.code()),
+                    reason,
+                    twilio.code = about("twilio_code"),
+                    http.response.status_code = about("http_status"),
+                    twilio.request_id = about("twilio_request_id"),
+                    api.version = about("api_version"),
+                    duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+                    "{message}"
+                )
+            };
+        }
+        let needs_a_human = reason == Some(Reason::UpstreamCredentialsRejected.as_str());
+        match status.code() {
+            Code::Internal | Code::DataLoss => line!(error),
+            Code::FailedPrecondition if needs_a_human => line!(error),
+            Code::Unknown | Code::DeadlineExceeded | Code::Unavailable => line!(warn),
+            Code::Ok
+            | Code::Cancelled
+            | Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::ResourceExhausted
+            | Code::FailedPrecondition
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::Unauthenticated => line!(info),
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(&Status::cancelled("the caller went away"));
+        }
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The code's name in the gRPC protocol.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+pin_project! {
+    /// A response's body that notes the status in its trailers.
+    struct Observed {
+        #[pin]
+        inner: tonic::body::Body,
+        call: Call,
+    }
+}
+
+impl Body for Observed {
+    type Data = <tonic::body::Body as Body>::Data;
+    type Error = <tonic::body::Body as Body>::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.project();
+        // A stream's work is done while it is polled, and belongs to the call's span.
+        let frame = {
+            let _entered = this.call.span.enter();
+            std::task::ready!(this.inner.poll_frame(context))
+        };
+        if let Some(Ok(frame)) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            this.call
+                .end(&Status::from_header_map(trailers).unwrap_or_else(|| Status::new(Code::Ok, "")));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_eight_digits_and_a_unit() {
+        for (text, expected) in [
+            ("0n", Some(Duration::ZERO)),
+            ("200m", Some(Duration::from_millis(200))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("15u", Some(Duration::from_micros(15))),
+            ("2M", Some(Duration::from_secs(120))),
+        ] {
+            assert_eq!(grpc_timeout(text), expected, "{text}");
+        }
+        for garbage in ["", "n", "-5x", "-5S", "5x", "999999999S", "1.5S", "5 S", "é"] {
+            assert_eq!(grpc_timeout(garbage), None, "{garbage}");
+        }
+    }
+
+    #[test]
+    fn both_limits_come_before_the_callers_deadline_and_the_handlers_first() {
+        for timeout in ["0n", "1m", "50m", "3S", "99999999H"] {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", timeout.parse().unwrap());
+            let limits = Limits::of(&headers, Duration::from_secs(30));
+            let end = Instant::now() + grpc_timeout(timeout).unwrap().min(Duration::from_secs(30));
+            assert!(
+                limits.deadline.unary() <= limits.fires && limits.fires <= end,
+                "{timeout}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_methods_are_the_contracts() {
+        assert!(methods().contains("participant.v1.ParticipantService/GetParticipant"));
+        assert_eq!(methods().len(), 6);
+    }
+}

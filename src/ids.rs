@@ -1,0 +1,272 @@
+//! Who and what a call is about: account, conversation, participant, and the fields of a write.
+//!
+//! A value of these types is valid: it was parsed once, at the edge, and is safe as one segment of a URL's path. Nothing
+//! here knows gRPC or HTTP.
+
+mod field;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+pub use field::Field;
+
+/// The longest id that is accepted, in characters. Twilio's longest is an identity ("Conversations limits": 256).
+pub const MAX_ID_CHARS: usize = 256;
+const MAX_V2_ID_CHARS: usize = 128;
+
+/// Which of Twilio's Conversations APIs holds a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ApiVersion {
+    /// "Conversations (classic)": form-encoded requests.
+    V1,
+    /// Conversation Orchestrator: JSON.
+    V2,
+}
+
+impl ApiVersion {
+    /// `v1` or `v2`, as in the paths, in messages and in `ErrorInfo`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
+}
+
+impl fmt::Display for ApiVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A field of a request, by its path in the contract, and what is wrong with it. Never holds the field's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The path, such as `participant.addresses[0].channel`.
+    pub field: String,
+    /// What is wrong, and what would be right.
+    pub description: String,
+}
+
+impl Violation {
+    /// A violation of `field`.
+    pub fn new(field: impl Into<String>, description: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            description: description.into(),
+        }
+    }
+}
+
+/// A Twilio account: `AC` and 32 hex digits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccountId(Arc<str>);
+
+impl AccountId {
+    /// `None` where the text is no account SID.
+    pub fn parse(text: &str) -> Option<Self> {
+        is_sid("AC", text).then(|| Self(text.into()))
+    }
+
+    /// The SID.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The accounts that the gateway is configured with.
+#[derive(Clone, Debug)]
+pub struct Accounts {
+    default: AccountId,
+    known: BTreeSet<AccountId>,
+}
+
+impl Accounts {
+    /// `default` is the account of a request that names none.
+    pub fn new(default: AccountId, others: impl IntoIterator<Item = AccountId>) -> Self {
+        let known = others.into_iter().chain([default.clone()]).collect();
+        Self { default, known }
+    }
+
+    /// The account that a request means; `None` where it is not configured.
+    pub fn resolve(&self, account_id: &str) -> Option<AccountId> {
+        match account_id {
+            "" => Some(self.default.clone()),
+            named => self.known.iter().find(|known| known.as_str() == named).cloned(),
+        }
+    }
+}
+
+/// An id that is safe as one segment of a URL's path once it is percent-encoded: not empty, neither `.` nor `..` (which no
+/// encoding makes safe: a URL parser collapses `%2E%2E` too), no control characters (which it strips), bounded.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Segment(Arc<str>);
+
+impl Segment {
+    /// Checks the text; the error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "" => Err("is required"),
+            "." | ".." => Err("must not be `.` or `..`"),
+            _ if text.chars().any(char::is_control) => Err("must not hold control characters"),
+            _ if text.chars().count() > MAX_ID_CHARS => Err("must not be longer than 256 characters"),
+            _ => Ok(Self(text.into())),
+        }
+    }
+
+    /// The text, not encoded.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Segment {
+    /// An id may be an identity or a unique name: PII that belongs in no log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if is_public(&self.0) { &self.0 } else { "***" })
+    }
+}
+
+/// A conversation of one account, and the API that holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Conversation {
+    /// The account, always told: nothing of one account is ever served to another.
+    pub account: AccountId,
+    /// v1's Conversation Service; `None` is the account's default service.
+    pub service: Option<ServiceId>,
+    /// The API.
+    pub version: ApiVersion,
+    /// v1: a SID or a unique name; v2: an id.
+    pub id: Segment,
+}
+
+impl Conversation {
+    /// Whether the id is a v1 unique name, which only Twilio can turn into the SID.
+    pub fn is_unique_name(&self) -> bool {
+        self.version == ApiVersion::V1 && !is_sid("CH", self.id.as_str())
+    }
+}
+
+/// A v1 Conversation Service: `IS` and 32 hex digits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceId(Arc<str>);
+
+impl ServiceId {
+    /// `None` where the text is no service SID.
+    pub fn parse(text: &str) -> Option<Self> {
+        is_sid("IS", text).then(|| Self(text.into()))
+    }
+
+    /// The SID.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// One participant of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ParticipantKey {
+    /// The conversation.
+    pub conversation: Conversation,
+    /// v1: a SID or an identity; v2: an id.
+    pub id: Segment,
+}
+
+impl ParticipantKey {
+    /// Whether the id is a v1 identity, which Twilio takes for reads only.
+    pub fn is_identity(&self) -> bool {
+        self.conversation.version == ApiVersion::V1 && !is_sid("MB", self.id.as_str())
+    }
+}
+
+/// The API that an id belongs to where the caller does not say: `CH` and 32 hex digits is v1, `conv_conversation_…` is v2.
+pub fn route(conversation_id: &str) -> Option<ApiVersion> {
+    if is_sid("CH", conversation_id) {
+        Some(ApiVersion::V1)
+    } else if conversation_id.starts_with("conv_conversation_") && is_v2_id(conversation_id) {
+        Some(ApiVersion::V2)
+    } else {
+        None
+    }
+}
+
+/// Twilio's SID: two letters and 32 hex digits.
+pub fn is_sid(prefix: &str, text: &str) -> bool {
+    text.strip_prefix(prefix)
+        .is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// v2 ids have no fixed form (older prefixes occur), so they are checked loosely.
+pub fn is_v2_id(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= MAX_V2_ID_CHARS
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+/// Whether an id is one that Twilio made, and so no PII: it may stand in logs and in error details.
+pub fn is_public(id: &str) -> bool {
+    ["AC", "CH", "MB", "IS"].iter().any(|prefix| is_sid(prefix, id))
+        || (is_v2_id(id)
+            && ["conv_", "comms_", "mem_"]
+                .iter()
+                .any(|prefix| id.starts_with(prefix)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_no_encoding_makes_safe_are_refused() {
+        for unsafe_id in [
+            "", ".", "..", "..\n", "\t..", ".\t.", "a\0b", "a\r\nb", "\u{7f}", "\u{85}",
+        ] {
+            assert!(Segment::parse(unsafe_id).is_err(), "{unsafe_id:?}");
+        }
+        assert!(Segment::parse(&"é".repeat(257)).is_err());
+    }
+
+    #[test]
+    fn any_other_text_is_a_segment() {
+        for id in [
+            "%2e%2e", "..%2f", "...", "a/b", "a?b#c", "a\\b", "//evil", "😀", "ש", " ",
+        ] {
+            assert_eq!(Segment::parse(id).unwrap().as_str(), id);
+        }
+        assert!(Segment::parse(&"é".repeat(256)).is_ok());
+    }
+
+    #[test]
+    fn the_form_of_an_id_tells_the_api() {
+        assert_eq!(route("CH00000000000000000000000000000001"), Some(ApiVersion::V1));
+        assert_eq!(
+            route("conv_conversation_01k1etk2y5f1y9fpe2epfdtvv2"),
+            Some(ApiVersion::V2)
+        );
+        for unclear in [
+            "",
+            "CH1",
+            "ch00000000000000000000000000000001",
+            "MB00000000000000000000000000000001",
+        ] {
+            assert_eq!(route(unclear), None, "{unclear}");
+        }
+        assert_eq!(route(&format!("conv_conversation_{}", "a".repeat(128))), None);
+    }
+
+    #[test]
+    fn an_id_that_may_be_pii_is_not_printed() {
+        assert_eq!(format!("{:?}", Segment::parse("alice").unwrap()), "***");
+        let sid = "MB00000000000000000000000000000001";
+        assert_eq!(format!("{:?}", Segment::parse(sid).unwrap()), sid);
+    }
+}

@@ -1,0 +1,29 @@
+//! One gRPC Participant service over Twilio Conversations v1 and v2.
+//!
+//! A call comes in through [`grpc`], which decodes it into a typed intent and asks [`participants`]. That is the heart: it
+//! reads through [`cache`] and writes through [`twilio`], and what it changes it makes the cache forget. [`twilio`] speaks
+//! both REST APIs and tells answers in the contract's own messages, [`proto`], about the things that [`ids`] names.
+//! [`app`] puts all of it together from a [`config`], and `main` gives that a process.
+//!
+//! Data flows one way, and a module knows only those above it in this list. [`sandbox`] is a fake Twilio that stands apart:
+//! it imports nothing from the rest, so that it cannot share a mistake with it.
+
+pub mod proto;
+
+pub mod ids;
+
+pub mod telemetry;
+
+pub mod sandbox;
+
+pub mod twilio;
+
+pub mod cache;
+
+pub mod participants;
+
+pub mod grpc;
+
+pub mod config;
+
+pub mod app;

@@ -1,0 +1,495 @@
+//! The heart: get, list, stream, create, update, delete. Here, and nowhere else, the cache and Twilio meet: reads go
+//! through the cache, and every write forgets its conversation there.
+
+mod page_token;
+mod stream;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, SystemTime};
+
+use prost::Message as _;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+pub use page_token::{InvalidPageToken, PageTokens};
+pub use stream::Streamed;
+
+pub use crate::cache::Settings as CacheSettings;
+use crate::cache::{self, Aliases, Cache, Item, LoadError, Loaded};
+use crate::ids::{ApiVersion, Conversation, ParticipantKey, Segment, is_sid};
+use crate::proto::{CacheStatus, Participant};
+use crate::twilio::{self, Cursor, Prepared, Twilio};
+pub use crate::twilio::{Create, Update, max_page_size};
+
+/// Why a call failed.
+#[derive(Debug)]
+pub enum Error {
+    /// Twilio's answer, or that there was none. Shared by all calls that waited for the same request.
+    Upstream(Arc<twilio::Error>),
+    /// The caller's deadline passed; a write that was `sent` goes on and may take effect.
+    Deadline {
+        /// Whether a write was handed to the upstream client.
+        sent: bool,
+    },
+    /// The page token is damaged, or was made for another list.
+    PageToken,
+    /// The API version has no such operation.
+    NotSupported(ApiVersion),
+    /// Twilio's pages do not end.
+    EndlessPages(ApiVersion),
+    /// The gateway is stopping.
+    ShuttingDown,
+    /// A bug of the gateway, such as a task that panicked.
+    Bug,
+}
+
+impl From<twilio::Error> for Error {
+    fn from(error: twilio::Error) -> Self {
+        Self::Upstream(Arc::new(error))
+    }
+}
+
+/// A value that was read, and where it came from.
+#[derive(Clone, Debug)]
+pub struct Read<T> {
+    /// The value.
+    pub value: T,
+    /// How the cache served it.
+    pub status: CacheStatus,
+    /// When the request to Twilio began that brought it.
+    pub fetched: SystemTime,
+}
+
+/// A page with sealed tokens; an empty token is no page.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// As Twilio answered it.
+    pub content: Arc<twilio::Page>,
+    /// The page after this one.
+    pub next: String,
+    /// The page before this one.
+    pub previous: String,
+}
+
+/// What the cache holds.
+#[derive(Clone)]
+enum Cached {
+    Participant(Arc<Participant>),
+    Page(Arc<twilio::Page>),
+    /// Twilio said that there is none.
+    Missing(Arc<twilio::Error>),
+}
+
+impl Cached {
+    fn weight(&self) -> u32 {
+        // The encoded size tells the texts; the struct around them is added.
+        let of = |participant: &Participant| participant.encoded_len() + size_of::<Participant>();
+        let bytes = match self {
+            Self::Participant(participant) => of(participant),
+            Self::Page(page) => page.participants.iter().map(of).sum(),
+            Self::Missing(_) => size_of::<twilio::Error>(),
+        };
+        u32::try_from(bytes).unwrap_or(u32::MAX)
+    }
+
+    fn is_negative(&self) -> bool {
+        matches!(self, Self::Missing(_))
+    }
+
+    /// The conversation's SID, where the value tells it.
+    fn conversation_id(&self) -> Option<Segment> {
+        let told = match self {
+            Self::Participant(participant) => Some(participant.as_ref()),
+            Self::Page(page) => page.participants.first(),
+            Self::Missing(_) => None,
+        };
+        sid_of(told?)
+    }
+}
+
+fn sid_of(participant: &Participant) -> Option<Segment> {
+    let id = participant.conversation_id.as_str();
+    if is_sid("CH", id) {
+        Segment::parse(id).ok()
+    } else {
+        None
+    }
+}
+
+/// The participants of all configured accounts.
+#[derive(Clone)]
+pub struct Participants {
+    twilio: Arc<Twilio>,
+    cache: Cache<Cached>,
+    aliases: Aliases,
+    page_tokens: PageTokens,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Participants {
+    /// `tasks` owns loads and writes that outlive their callers; `shutdown` ends streams.
+    pub fn new(
+        twilio: Twilio,
+        cache: &CacheSettings,
+        page_tokens: PageTokens,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let traits = cache::Traits {
+            weight: Cached::weight,
+            is_negative: Cached::is_negative,
+        };
+        Self {
+            twilio: Arc::new(twilio),
+            aliases: Aliases::new(cache.ttl),
+            cache: Cache::new(cache, &traits, tasks.clone()),
+            page_tokens,
+            tasks,
+            shutdown,
+        }
+    }
+
+    /// Keeps the cache within its bounds until the token is cancelled.
+    pub async fn upkeep(&self, end: CancellationToken) {
+        self.cache.upkeep(end).await;
+    }
+
+    // === Reads
+
+    /// One participant, at most `max_age` old.
+    pub async fn get(
+        &self,
+        key: ParticipantKey,
+        max_age: Option<Duration>,
+        deadline: Instant,
+    ) -> Result<Read<Arc<Participant>>, Error> {
+        let item = Item::Participant(key.id.clone());
+        let load = |conversation: Conversation| {
+            let (participants, key) = (
+                self.clone(),
+                ParticipantKey {
+                    conversation,
+                    id: key.id.clone(),
+                },
+            );
+            async move {
+                let budget = participants.twilio.budget(deadline);
+                let found = participants.twilio.fetch(&key, budget).await;
+                found
+                    .map(|participant| Cached::Participant(Arc::new(participant)))
+                    .or_else(missing)
+            }
+        };
+        let read = self
+            .read(&key.conversation, item, max_age, deadline, load)
+            .await?;
+        match read.value {
+            Cached::Participant(value) => Ok(Read {
+                value,
+                status: read.status,
+                fetched: read.fetched,
+            }),
+            Cached::Missing(error) => Err(Error::Upstream(error)),
+            Cached::Page(_) => Err(Error::Bug),
+        }
+    }
+
+    /// The page at `token`, of at most `size` participants, at most `max_age` old.
+    pub async fn list(
+        &self,
+        conversation: &Conversation,
+        size: u32,
+        token: &str,
+        max_age: Option<Duration>,
+        deadline: Instant,
+    ) -> Result<Read<Page>, Error> {
+        let cursor = self
+            .page_tokens
+            .open(conversation, token)
+            .map_err(|InvalidPageToken| Error::PageToken)?;
+        let item = Item::Page {
+            size,
+            cursor: (cursor.page.clone(), cursor.token.clone()),
+        };
+        let load = |conversation: Conversation| {
+            let (participants, cursor) = (self.clone(), cursor.clone());
+            async move {
+                let budget = participants.twilio.budget(deadline);
+                let page = participants
+                    .twilio
+                    .list(&conversation, size, &cursor, budget)
+                    .await;
+                page.map(|page| Cached::Page(Arc::new(page))).or_else(missing)
+            }
+        };
+        let read = self.read(conversation, item, max_age, deadline, load).await?;
+        match read.value {
+            Cached::Page(content) => {
+                let seal = |cursor: &Option<Cursor>| {
+                    cursor
+                        .as_ref()
+                        .map(|cursor| self.page_tokens.seal(conversation, cursor))
+                        .unwrap_or_default()
+                };
+                let (next, previous) = (seal(&content.next), seal(&content.previous));
+                let value = Page {
+                    content,
+                    next,
+                    previous,
+                };
+                Ok(Read {
+                    value,
+                    status: read.status,
+                    fetched: read.fetched,
+                })
+            }
+            Cached::Missing(error) => Err(Error::Upstream(error)),
+            Cached::Participant(_) => Err(Error::Bug),
+        }
+    }
+
+    /// One way to read for all: by SID through the cache; by unique name through it as soon as the SID is known. The
+    /// deadline bounds the waiting, not the load.
+    async fn read<F>(
+        &self,
+        conversation: &Conversation,
+        item: Item,
+        max_age: Option<Duration>,
+        deadline: Instant,
+        load: impl Fn(Conversation) -> F,
+    ) -> Result<Loaded<Cached>, Error>
+    where
+        F: Future<Output = Result<Cached, twilio::Error>> + Send + 'static,
+    {
+        let reading = async {
+            let Some(conversation) = self.by_sid(conversation).await else {
+                return self.read_named(conversation, item, load).await;
+            };
+            let key = self.cache.key(&conversation, item);
+            if max_age.is_some_and(|age| age.is_zero()) {
+                return Ok(self.cache.load(key, load(conversation)).await?);
+            }
+            let loaded = self
+                .cache
+                .get_or_load(key, max_age, || load(conversation.clone()))
+                .await;
+            loaded.map_err(|error| match error {
+                LoadError::Failed(error) => Error::Upstream(error),
+                LoadError::Panicked => Error::Bug,
+            })
+        };
+        timeout_at(deadline, reading)
+            .await
+            .unwrap_or(Err(Error::Deadline { sent: false }))
+    }
+
+    /// The conversation by the id that the cache knows it by; `None` for a unique name whose SID no answer has told.
+    async fn by_sid(&self, conversation: &Conversation) -> Option<Conversation> {
+        if conversation.is_unique_name() {
+            self.aliases.resolve(conversation).await
+        } else {
+            Some(conversation.clone())
+        }
+    }
+
+    async fn read_named<F>(
+        &self,
+        named: &Conversation,
+        item: Item,
+        load: impl Fn(Conversation) -> F,
+    ) -> Result<Loaded<Cached>, Error>
+    where
+        F: Future<Output = Result<Cached, twilio::Error>>,
+    {
+        let item_of = |value: &Cached| {
+            let id = value.conversation_id()?;
+            Some((Conversation { id, ..named.clone() }, item))
+        };
+        let loaded = self.cache.load_unkeyed(load(named.clone()), item_of).await?;
+        if let Some(sid) = loaded.value.conversation_id() {
+            self.aliases.learn(named, sid).await;
+        }
+        Ok(loaded)
+    }
+
+    // === Writes
+
+    /// Adds a participant.
+    pub async fn create(
+        &self,
+        conversation: Conversation,
+        create: Create,
+        deadline: Instant,
+    ) -> Result<Participant, Error> {
+        let participants = self.clone();
+        let write = move |agreement: Agreement| async move {
+            let budget = participants.twilio.budget(deadline);
+            agreement.send()?;
+            let result = participants.twilio.create(&conversation, &create, budget).await;
+            participants.forget(&conversation, result.as_ref().ok()).await;
+            Ok(result?)
+        };
+        self.detached(deadline, write).await
+    }
+
+    /// Changes a participant.
+    pub async fn update(
+        &self,
+        key: ParticipantKey,
+        update: Update,
+        deadline: Instant,
+    ) -> Result<Participant, Error> {
+        let participants = self.clone();
+        let write = move |agreement: Agreement| async move {
+            let twilio = &participants.twilio;
+            let needs_current = Twilio::needs_current(key.conversation.version, &update);
+            let current = if needs_current || key.is_identity() {
+                Some(twilio.fetch(&key, twilio.budget(deadline)).await?)
+            } else {
+                None
+            };
+            let key = by_id(key, current.as_ref())?;
+            let prepared = twilio.prepare(&key, &update, current.as_ref())?;
+            match current {
+                Some(current) if prepared.is_no_change() => Ok(current),
+                _ => participants.send_update(key, prepared, deadline, agreement).await,
+            }
+        };
+        self.detached(deadline, write).await
+    }
+
+    async fn send_update(
+        &self,
+        key: ParticipantKey,
+        prepared: Prepared,
+        deadline: Instant,
+        agreement: Agreement,
+    ) -> Result<Participant, Error> {
+        agreement.send()?;
+        let result = self
+            .twilio
+            .update(&key, prepared, self.twilio.budget(deadline))
+            .await;
+        self.forget(&key.conversation, result.as_ref().ok()).await;
+        Ok(result?)
+    }
+
+    /// Removes a participant.
+    pub async fn delete(
+        &self,
+        key: ParticipantKey,
+        webhook_enabled: Option<bool>,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        if key.conversation.version == ApiVersion::V2 {
+            return Err(Error::NotSupported(ApiVersion::V2));
+        }
+        let participants = self.clone();
+        let write = move |agreement: Agreement| async move {
+            let twilio = &participants.twilio;
+            let current = if key.is_identity() {
+                Some(twilio.fetch(&key, twilio.budget(deadline)).await?)
+            } else {
+                None
+            };
+            let key = by_id(key, current.as_ref())?;
+            agreement.send()?;
+            let result = twilio
+                .delete(&key, webhook_enabled, twilio.budget(deadline))
+                .await;
+            participants.forget(&key.conversation, current.as_ref()).await;
+            Ok(result?)
+        };
+        self.detached(deadline, write).await
+    }
+
+    /// Runs a write in a task of its own: once it was sent, neither a caller that goes away nor its deadline may cut it,
+    /// and the cache has to forget when it ends. Before that, the deadline ends it.
+    async fn detached<T, F>(&self, deadline: Instant, write: impl FnOnce(Agreement) -> F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let agreement = Agreement::default();
+        let task = self.tasks.spawn(write(agreement.clone()).in_current_span());
+        let caller = Caller(agreement);
+        match timeout_at(deadline, task).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Error::Bug),
+            Err(_) => Err(Error::Deadline {
+                sent: caller.0.give_up(),
+            }),
+        }
+    }
+
+    /// Forgets the conversation after a write, whether it failed or not: a write that failed may have been processed.
+    async fn forget(&self, conversation: &Conversation, told: Option<&Participant>) {
+        let sid = match told.and_then(sid_of) {
+            Some(sid) if conversation.is_unique_name() => Some(sid),
+            _ => self
+                .by_sid(conversation)
+                .await
+                .map(|conversation| conversation.id),
+        };
+        match sid {
+            Some(sid) => self.cache.forget(&conversation.account, &sid),
+            None => self.cache.forget_all(),
+        }
+    }
+}
+
+/// What a write and its caller have agreed on: either it is sent, or it is given up, never both.
+#[derive(Clone, Default)]
+struct Agreement(Arc<AtomicU8>);
+
+const OPEN: u8 = 0;
+const SENT: u8 = 1;
+const GIVEN_UP: u8 = 2;
+
+impl Agreement {
+    /// Called just before the write is sent: fails where nobody waits for it any more.
+    fn send(&self) -> Result<(), Error> {
+        let sent = self
+            .0
+            .compare_exchange(OPEN, SENT, Ordering::SeqCst, Ordering::SeqCst);
+        sent.map(|_| ()).map_err(|_| Error::Deadline { sent: false })
+    }
+
+    /// Tells whether it was too late.
+    fn give_up(&self) -> bool {
+        self.0
+            .compare_exchange(OPEN, GIVEN_UP, Ordering::SeqCst, Ordering::SeqCst)
+            == Err(SENT)
+    }
+}
+
+/// The caller's side: a caller that goes away gives up what was not sent.
+struct Caller(Agreement);
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
+}
+
+/// "There is none" is an answer, and is kept like one; any other failure is not.
+fn missing(error: twilio::Error) -> Result<Cached, twilio::Error> {
+    if error.is_not_found() {
+        Ok(Cached::Missing(Arc::new(error)))
+    } else {
+        Err(error)
+    }
+}
+
+/// The key by Twilio's id, which `current` tells where the caller named an identity.
+fn by_id(key: ParticipantKey, current: Option<&Participant>) -> Result<ParticipantKey, Error> {
+    let Some(current) = current.filter(|_| key.is_identity()) else {
+        return Ok(key);
+    };
+    let id = Segment::parse(&current.id).map_err(|_| twilio::Error::without_id(key.conversation.version))?;
+    Ok(ParticipantKey { id, ..key })
+}

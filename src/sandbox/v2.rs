@@ -1,0 +1,187 @@
+//! The v2 face: Conversation Orchestrator, JSON both ways.
+
+use std::time::SystemTime;
+
+use axum::Json;
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+use url::form_urlencoded;
+
+use super::dates;
+use super::front::Call;
+use super::store::{Cursor, OrchestratedConversation, Tenant};
+use super::v2_participant::{Address, Draft, Participant, id, serial_of};
+use super::v2_problem::{Invalid, Problem};
+
+const MOST_PER_PAGE: usize = 1000;
+
+pub(super) fn answer(tenant: &mut Tenant, call: &Call) -> Response {
+    fulfil(tenant, call).unwrap_or_else(|problem| problem.into_response(&call.path))
+}
+
+fn fulfil(tenant: &mut Tenant, call: &Call) -> Result<Response, Problem> {
+    let target = call.route.target.as_ref().ok_or(Problem::NotFound)?;
+    let conversation = &target.conversation;
+    tenant.orchestrated(conversation).ok_or(Problem::NotFound)?;
+    match (&call.method, &target.participant) {
+        (&Method::GET, None) => list(tenant, conversation, &call.query),
+        (&Method::POST, None) => {
+            check_json(call)?;
+            let draft = Draft::read(&call.body, true)?;
+            let serial = tenant.create_orchestrated(conversation, draft, SystemTime::now())?;
+            participant(tenant, conversation, serial, StatusCode::CREATED)
+        }
+        (&Method::GET, Some(id)) => participant(
+            tenant,
+            conversation,
+            serial_of(id).ok_or(Problem::NotFound)?,
+            StatusCode::OK,
+        ),
+        (&Method::PUT, Some(id)) => {
+            let serial = serial_of(id).ok_or(Problem::NotFound)?;
+            check_json(call)?;
+            let draft = Draft::read(&call.body, false)?;
+            tenant.replace_orchestrated(conversation, serial, draft, SystemTime::now())?;
+            participant(tenant, conversation, serial, StatusCode::OK)
+        }
+        _ => Err(Problem::MethodNotAllowed),
+    }
+}
+
+fn check_json(call: &Call) -> Result<(), Problem> {
+    let content_type = call
+        .headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let essence = content_type
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim();
+    match essence.eq_ignore_ascii_case("application/json") {
+        true => Ok(()),
+        false => Err(Problem::UnsupportedMediaType),
+    }
+}
+
+/// In the order of the documented schema. What is not known is null, as Twilio's own client has seen it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Resource<'a> {
+    id: String,
+    conversation_id: &'a str,
+    account_id: &'a str,
+    name: Option<&'a str>,
+    #[serde(rename = "type")]
+    kind: Option<&'a str>,
+    profile_id: Option<&'a str>,
+    addresses: &'a [Address],
+    created_at: String,
+    updated_at: String,
+}
+
+fn resource<'a>(
+    tenant: &'a Tenant,
+    conversation: &'a OrchestratedConversation,
+    serial: u64,
+    participant: &'a Participant,
+) -> Resource<'a> {
+    Resource {
+        id: id(serial),
+        conversation_id: &conversation.id,
+        account_id: &tenant.account_sid,
+        name: participant.name.as_deref(),
+        kind: participant.kind.as_deref(),
+        profile_id: participant.profile_id.as_deref(),
+        addresses: &participant.addresses,
+        created_at: dates::nanos(participant.created),
+        updated_at: dates::nanos(participant.updated),
+    }
+}
+
+fn participant(
+    tenant: &Tenant,
+    conversation: &str,
+    serial: u64,
+    status: StatusCode,
+) -> Result<Response, Problem> {
+    let conversation = tenant.orchestrated(conversation).ok_or(Problem::NotFound)?;
+    let participant = conversation.roster.get(serial).ok_or(Problem::NotFound)?;
+    Ok((status, Json(resource(tenant, conversation, serial, participant))).into_response())
+}
+
+#[derive(Serialize)]
+struct Listing<'a> {
+    meta: Meta,
+    participants: Vec<Resource<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta {
+    key: &'static str,
+    page_size: usize,
+    previous_token: Option<String>,
+    next_token: Option<String>,
+}
+
+fn list(tenant: &Tenant, conversation: &str, query: &str) -> Result<Response, Problem> {
+    let conversation = tenant.orchestrated(conversation).ok_or(Problem::NotFound)?;
+    let (page_size, cursor) = page_query(query)?;
+    let page = conversation.roster.page(cursor, page_size);
+    let (first, last) = (page.items.first(), page.items.last());
+    let meta = Meta {
+        key: "participants",
+        page_size,
+        previous_token: first
+            .filter(|_| page.more_before)
+            .map(|(serial, _)| token("before", *serial)),
+        next_token: last
+            .filter(|_| page.more_after)
+            .map(|(serial, _)| token("after", *serial)),
+    };
+    let participants = page
+        .items
+        .iter()
+        .map(|(serial, one)| resource(tenant, conversation, *serial, one))
+        .collect();
+    Ok(Json(Listing { meta, participants }).into_response())
+}
+
+fn page_query(query: &str) -> Result<(usize, Cursor), Problem> {
+    let (mut size, mut start) = (50, Cursor::Start);
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let bad = || {
+            Problem::Invalid(vec![Invalid::at(
+                format!("#/{name}"),
+                format!("{value:?} is not valid"),
+            )])
+        };
+        match name.as_ref() {
+            "pageSize" => {
+                let legal = |size: &usize| (1..=MOST_PER_PAGE).contains(size);
+                size = value.parse().ok().filter(legal).ok_or_else(bad)?;
+            }
+            "pageToken" => start = cursor(&value).ok_or_else(bad)?,
+            _ => {}
+        }
+    }
+    Ok((size, start))
+}
+
+fn token(side: &str, serial: u64) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{side} {serial}"))
+}
+
+fn cursor(token: &str) -> Option<Cursor> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
+    match text.split_once(' ')? {
+        ("after", serial) => serial.parse().ok().map(Cursor::After),
+        ("before", serial) => serial.parse().ok().map(Cursor::Before),
+        _ => None,
+    }
+}

@@ -1,0 +1,354 @@
+//! What can go wrong with a request to Twilio: a cause per reaction, without a word of Twilio's own text.
+//!
+//! Twilio's `message` and `detail` may hold an identity or an address, so they are dropped here, where the body is parsed.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+
+use crate::ids::{ApiVersion, Violation, is_sid};
+
+/// Twilio's codes for "too many requests": never processed, so any method may be repeated (docs/api/errors/20429).
+pub const THROTTLED: &[i64] = &[20429, 50063, 50074];
+/// Twilio's codes for a participant or a conversation that is not there.
+pub const NOT_FOUND: &[i64] = &[20404, 50350, 50432];
+
+/// One of the five requests that Twilio knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// GET of one participant.
+    Fetch,
+    /// GET of a page.
+    List,
+    /// POST of a new one.
+    Create,
+    /// v1: POST; v2: PUT.
+    Update,
+    /// DELETE.
+    Delete,
+}
+
+impl Operation {
+    /// Whether a request that may have arrived can be sent again. v2's PUT is left out: a second one could undo what
+    /// another writer did in between.
+    pub fn is_repeatable(self) -> bool {
+        match self {
+            Self::Fetch | Self::List | Self::Delete => true,
+            Self::Create | Self::Update => false,
+        }
+    }
+}
+
+/// A request to Twilio that failed.
+#[derive(Debug)]
+pub struct Error {
+    /// What was asked.
+    pub operation: Operation,
+    /// Which API was asked.
+    pub version: ApiVersion,
+    /// Why it failed.
+    pub cause: Cause,
+}
+
+/// Why a request failed; a variant per reaction.
+#[derive(Debug)]
+pub enum Cause {
+    /// Twilio answered with an error.
+    Answered(Box<Problem>),
+    /// The request never left: connection refused, name not resolved, TLS failed.
+    NotSent(reqwest::Error),
+    /// The connection broke after the request was, or may have been, sent.
+    Cut(reqwest::Error),
+    /// The gateway's own time limit ran out after the request was, or may have been, sent.
+    TimedOut,
+    /// Twilio's answer is not what its contract says.
+    Broken(Broken),
+    /// Twilio's API cannot make this change; nothing was sent.
+    Unsupported(Vec<Violation>),
+}
+
+/// An error that Twilio answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// Twilio's error code, of five or six digits.
+    pub code: Option<i64>,
+    /// The header `Twilio-Request-Id`.
+    pub request_id: Option<String>,
+    /// The header `Retry-After`.
+    pub retry_after: Option<Duration>,
+    /// What is in the way: the header `X-Conflicting-Resource-Id`, or the conversation that the text of 50416 names.
+    pub conflicting_id: Option<String>,
+}
+
+/// What is wrong with an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The key that cannot be decoded, such as `participants[3].date_created`, or what else is wrong. Never a value.
+    pub what: String,
+    /// The header `Twilio-Request-Id`.
+    pub request_id: Option<String>,
+}
+
+impl Error {
+    /// An answer to a read that should have told the participant's id, and did not.
+    pub fn without_id(version: ApiVersion) -> Self {
+        let broken = Broken {
+            status: StatusCode::OK,
+            what: "sid".into(),
+            request_id: None,
+        };
+        Self {
+            operation: Operation::Fetch,
+            version,
+            cause: Cause::Broken(broken),
+        }
+    }
+
+    /// How long Twilio asks to wait.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match &self.cause {
+            Cause::Answered(problem) => problem.retry_after,
+            Cause::NotSent(_)
+            | Cause::Cut(_)
+            | Cause::TimedOut
+            | Cause::Broken(_)
+            | Cause::Unsupported(_) => None,
+        }
+    }
+
+    /// Whether the same request can be sent again: for every method what was never processed, for reads and deletes also
+    /// what may have been.
+    pub fn is_retryable(&self) -> bool {
+        match &self.cause {
+            Cause::NotSent(_) => true,
+            Cause::Answered(problem) if problem.is_throttled() => true,
+            Cause::Answered(_) | Cause::Cut(_) | Cause::TimedOut => {
+                self.may_have_been_processed() && self.operation.is_repeatable()
+            }
+            Cause::Broken(_) | Cause::Unsupported(_) => false,
+        }
+    }
+
+    /// Whether Twilio may have done what was asked although it did not say so.
+    pub fn may_have_been_processed(&self) -> bool {
+        match &self.cause {
+            Cause::Answered(problem) => problem.status.is_server_error() && !problem.is_throttled(),
+            Cause::Cut(_) | Cause::TimedOut => true,
+            Cause::NotSent(_) | Cause::Broken(_) | Cause::Unsupported(_) => false,
+        }
+    }
+
+    /// Whether the participant or the conversation is not there.
+    pub fn is_not_found(&self) -> bool {
+        match &self.cause {
+            Cause::Answered(problem) => problem.is_not_found(),
+            Cause::NotSent(_)
+            | Cause::Cut(_)
+            | Cause::TimedOut
+            | Cause::Broken(_)
+            | Cause::Unsupported(_) => false,
+        }
+    }
+
+    /// A short word for logs and metrics, out of a closed set.
+    pub fn kind(&self) -> &'static str {
+        match &self.cause {
+            Cause::Answered(_) => "answered",
+            Cause::NotSent(_) => "not_sent",
+            Cause::Cut(_) => "cut",
+            Cause::TimedOut => "timed_out",
+            Cause::Broken(_) => "broken_answer",
+            Cause::Unsupported(_) => "unsupported",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            operation,
+            version,
+            cause,
+        } = self;
+        write!(f, "{operation:?} on {version}: ")?;
+        match cause {
+            Cause::Answered(problem) => {
+                write!(f, "Twilio answered HTTP {}", problem.status.as_u16())?;
+                problem.code.map_or(Ok(()), |code| write!(f, " with code {code}"))
+            }
+            Cause::NotSent(_) => f.write_str("no connection"),
+            Cause::Cut(_) => f.write_str("the connection broke"),
+            Cause::TimedOut => f.write_str("no answer in time"),
+            Cause::Broken(broken) => write!(f, "answer not understood: {}", broken.what),
+            Cause::Unsupported(_) => f.write_str("the change is not possible"),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match &self.cause {
+            Cause::NotSent(source) | Cause::Cut(source) => Some(source),
+            Cause::Answered(_) | Cause::TimedOut | Cause::Broken(_) | Cause::Unsupported(_) => None,
+        }
+    }
+}
+
+impl Problem {
+    /// Reads an error answer: Twilio's classic body, an RFC 9457 body, or anything else.
+    pub(super) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
+        // serde would take an array for a struct, by position.
+        let is_object = body.trim_ascii_start().starts_with(b"{");
+        let body: ErrorBody = if is_object {
+            serde_json::from_slice(body).unwrap_or_default()
+        } else {
+            ErrorBody::default()
+        };
+        let conflicting_id = header(headers, "x-conflicting-resource-id")
+            .filter(|id| is_plain(id))
+            .or_else(|| {
+                body.code
+                    .filter(|code| *code == 50416)
+                    .and_then(|_| body.named_conversation())
+            });
+        Self {
+            status,
+            code: body.code,
+            request_id: request_id(headers),
+            retry_after: header(headers, "retry-after").and_then(|text| retry_after(&text)),
+            conflicting_id,
+        }
+    }
+
+    pub(super) fn is_throttled(&self) -> bool {
+        match self.code {
+            Some(code) if THROTTLED.contains(&code) => true,
+            _ => self.status == StatusCode::TOO_MANY_REQUESTS,
+        }
+    }
+
+    fn is_not_found(&self) -> bool {
+        match self.code {
+            Some(code) if NOT_FOUND.contains(&code) => true,
+            // Another code decides before the status does: 404 is the status of an unknown role, too.
+            Some(_) => false,
+            None => self.status == StatusCode::NOT_FOUND,
+        }
+    }
+}
+
+/// The keys that matter in Twilio's error bodies, which both spell `code` and differ in the rest. A body that is no JSON
+/// object, or has a code of another type, tells nothing.
+#[derive(Default, Deserialize)]
+struct ErrorBody {
+    #[serde(default, deserialize_with = "integer_or_none")]
+    code: Option<i64>,
+    #[serde(default)]
+    message: serde_json::Value,
+}
+
+impl ErrorBody {
+    /// The SID in the text of 50416, which is the only place where Twilio tells it.
+    fn named_conversation(&self) -> Option<String> {
+        let words = self.message.as_str()?.split(|c: char| !c.is_ascii_alphanumeric());
+        words.into_iter().find(|word| is_sid("CH", word)).map(Into::into)
+    }
+}
+
+fn integer_or_none<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    Ok(serde_json::Value::deserialize(deserializer)?.as_i64())
+}
+
+/// The header `Twilio-Request-Id`, where it looks like one.
+pub(super) fn request_id(headers: &HeaderMap) -> Option<String> {
+    header(headers, "twilio-request-id").filter(|id| is_plain(id))
+}
+
+/// Letters, digits, `_` and `-`: text from outside that may stand in an error or a log.
+fn is_plain(text: &str) -> bool {
+    crate::ids::is_v2_id(text)
+}
+
+fn header(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(Into::into)
+}
+
+/// Seconds or an HTTP date. A date in the past and 0 mean now; what is neither, a negative number included, tells nothing.
+fn retry_after(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(status: u16, headers: &[(&'static str, &str)], body: &str) -> Problem {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
+            .collect();
+        Problem::read(StatusCode::from_u16(status).unwrap(), &headers, body.as_bytes())
+    }
+
+    #[test]
+    fn both_of_twilios_error_bodies_tell_their_code() {
+        let classic = r#"{"code":50433,"message":"Participant already exists","more_info":"https://www.twilio.com/docs/errors/50433","status":409}"#;
+        let rfc9457 = r#"{"type":"https://www.twilio.com/docs/errors/520046","title":"Conflict","status":409,"code":520046,"detail":"taken","instance":"/x","errors":[{"detail":"d","pointer":"/addresses/0"}]}"#;
+        assert_eq!(read(409, &[], classic).code, Some(50433));
+        assert_eq!(read(409, &[], rfc9457).code, Some(520_046));
+    }
+
+    #[test]
+    fn a_body_that_is_neither_tells_nothing_and_breaks_nothing() {
+        for body in [
+            "",
+            "<html>",
+            "[1]",
+            "{",
+            "null",
+            r#"{"code":"x"}"#,
+            r#"{"code":1.5}"#,
+            r#"{"code":null}"#,
+        ] {
+            let problem = read(503, &[], body);
+            assert_eq!((problem.code, problem.status.as_u16()), (None, 503), "{body}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let wait = |text| read(429, &[("retry-after", text)], "").retry_after;
+        assert_eq!(wait("1"), Some(Duration::from_secs(1)));
+        assert_eq!(wait("1000000000"), Some(Duration::from_secs(1_000_000_000)));
+        assert_eq!(wait("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(wait("-5"), None);
+        assert_eq!(wait("soon"), None);
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_named_without_the_text_around_it() {
+        let other = "CH0123456789abcdef0123456789abcdef";
+        let body = format!(r#"{{"code":50416,"message":"+15550100001 is bound in Conversation {other}."}}"#);
+        assert_eq!(read(409, &[], &body).conflicting_id.as_deref(), Some(other));
+        let header = [("x-conflicting-resource-id", "conv_participant_1")];
+        assert_eq!(
+            read(409, &header, "").conflicting_id.as_deref(),
+            Some("conv_participant_1")
+        );
+        assert_eq!(
+            read(409, &[("x-conflicting-resource-id", "+1 555")], "").conflicting_id,
+            None
+        );
+    }
+}

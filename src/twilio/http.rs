@@ -1,0 +1,439 @@
+//! The one way to Twilio: a reqwest client below a tower stack of retries and, for each attempt, time and size limits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::redirect;
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
+use tower::retry::budget::{Budget as _, TpsBudget};
+use tower::retry::{Policy, RetryLayer};
+use tower::util::rng::{HasherRng, Rng as _};
+use tower::{Layer as _, Service, ServiceExt as _};
+use tracing::{Instrument as _, Span, field, info_span};
+use url::Url;
+
+use super::error::{self, Broken, Cause, Error, Operation, Problem};
+use super::{Budget, Settings};
+use crate::ids::{ApiVersion, Violation};
+
+/// RFC 3986's unreserved characters; every other byte of an id is encoded.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+const NOT_JSON: &str = "the body is not the documented JSON object";
+
+/// One request to Twilio, which may be sent more than once.
+#[derive(Clone)]
+pub(super) struct Request {
+    pub(super) operation: Operation,
+    pub(super) version: ApiVersion,
+    pub(super) method: Method,
+    pub(super) url: Url,
+    /// The path with placeholders: what spans and metrics may hold of it.
+    pub(super) template: &'static str,
+    pub(super) authorization: HeaderValue,
+    pub(super) webhook_enabled: Option<bool>,
+    pub(super) body: Option<Body>,
+    pub(super) budget: Budget,
+    history: History,
+}
+
+/// What earlier attempts at a request came to.
+#[derive(Clone, Copy, Default)]
+struct History {
+    resends: u32,
+    may_have_been_processed: bool,
+}
+
+#[derive(Clone)]
+pub(super) enum Body {
+    Form(Bytes),
+    Json(Bytes),
+}
+
+impl Request {
+    pub(super) fn new(
+        (operation, version): (Operation, ApiVersion),
+        (method, url): (Method, Url),
+        template: &'static str,
+        authorization: HeaderValue,
+        budget: Budget,
+    ) -> Self {
+        let history = History::default();
+        Self {
+            operation,
+            version,
+            method,
+            url,
+            template,
+            authorization,
+            webhook_enabled: None,
+            body: None,
+            budget,
+            history,
+        }
+    }
+
+    fn error(&self, cause: Cause) -> Error {
+        Error {
+            operation: self.operation,
+            version: self.version,
+            cause,
+        }
+    }
+}
+
+/// A successful answer, read to its end.
+pub(super) struct Response {
+    operation: Operation,
+    version: ApiVersion,
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Response {
+    /// Decodes the JSON body; an error names the key and nothing else, because a value may be PII.
+    pub(super) fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
+        // serde would take an array for a struct, by position: a guess.
+        if !self.body.trim_ascii_start().starts_with(b"{") {
+            return Err(self.broken(NOT_JSON.into()));
+        }
+        let mut json = serde_json::Deserializer::from_slice(&self.body);
+        let decoded = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            let path = error.path().to_string();
+            if path == "." { NOT_JSON.into() } else { path }
+        });
+        let rest = |value| {
+            json.end()
+                .map(|()| value)
+                .map_err(|_| "text follows the JSON body".into())
+        };
+        decoded.and_then(rest).map_err(|what| self.broken(what))
+    }
+
+    /// The answer is not what Twilio's contract says; `what` names a key.
+    pub(super) fn broken(&self, what: String) -> Error {
+        let broken = Broken {
+            status: self.status,
+            what,
+            request_id: error::request_id(&self.headers),
+        };
+        Error {
+            operation: self.operation,
+            version: self.version,
+            cause: Cause::Broken(broken),
+        }
+    }
+}
+
+/// Builds `base` + `/` + the segments, each percent-encoded, and checks that a URL parser sees just these segments.
+pub(super) fn url(base: &Url, segments: &[&str]) -> Result<Url, Violation> {
+    let mut path = base.path().trim_end_matches('/').to_owned();
+    for segment in segments {
+        path.push('/');
+        path.extend(utf8_percent_encode(segment, ENCODED));
+    }
+    let mut url = base.clone();
+    url.set_path(&path);
+    // The ids are parsed values, so this holds; were it ever not to, a fetch could become a list, a delete worse.
+    if url.path() == path {
+        Ok(url)
+    } else {
+        Err(Violation::new(
+            "conversation.conversation_id",
+            "this id and the participant's make no safe path",
+        ))
+    }
+}
+
+/// Sends requests: retries on the outside, one attempt with its limits on the inside.
+#[derive(Clone)]
+pub(super) struct Http {
+    stack: tower::retry::Retry<RetryPolicy, Attempt>,
+}
+
+impl Http {
+    pub(super) fn new(settings: &Settings) -> Result<Self, reqwest::Error> {
+        let client = reqwest::Client::builder()
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            .no_proxy()
+            .user_agent(concat!("participant-gateway/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(settings.connect_timeout)
+            // Twilio closes idle connections; one that it closes under a write costs an unknown outcome.
+            .pool_idle_timeout(settings.pool_idle_timeout)
+            .tcp_keepalive(Duration::from_secs(30))
+            // Only the stack below repeats requests: two places would multiply.
+            .retry(reqwest::retry::never())
+            .build()?;
+        let attempt = Attempt {
+            client,
+            timeout: settings.attempt_timeout,
+            max_body_bytes: settings.max_response_bytes,
+        };
+        let policy = RetryPolicy {
+            max_resends: settings.max_retries,
+            // Two retries for ten requests at most, and ten a second for a quiet process.
+            budget: Arc::new(TpsBudget::new(Duration::from_secs(10), 10, 0.2)),
+        };
+        Ok(Self {
+            stack: RetryLayer::new(policy).layer(attempt),
+        })
+    }
+
+    pub(super) async fn send(&self, request: Request) -> Result<Response, Error> {
+        self.stack.clone().oneshot(request).await
+    }
+}
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
+
+#[derive(Clone)]
+struct RetryPolicy {
+    max_resends: u32,
+    budget: Arc<TpsBudget>,
+}
+
+impl Policy<Request, Response, Error> for RetryPolicy {
+    type Future = Sleep;
+
+    fn retry(&mut self, request: &mut Request, result: &mut Result<Response, Error>) -> Option<Sleep> {
+        let Err(error) = result else {
+            self.budget.deposit();
+            return None;
+        };
+        if error.is_not_found()
+            && request.operation == Operation::Delete
+            && request.history.may_have_been_processed
+        {
+            // An earlier attempt deleted it, and only its answer was lost.
+            *result = Ok(Response::deleted(request));
+            return None;
+        }
+        let delay = error
+            .retry_after()
+            .unwrap_or_else(|| backoff(request.history.resends));
+        let in_time = Instant::now()
+            .checked_add(delay)
+            .is_some_and(|then| then < request.budget.retry_until);
+        if !error.is_retryable()
+            || request.history.resends >= self.max_resends
+            || !in_time
+            || !self.budget.withdraw()
+        {
+            return None;
+        }
+        request.history.resends += 1;
+        request.history.may_have_been_processed |= error.may_have_been_processed();
+        Some(sleep(delay))
+    }
+
+    fn clone_request(&mut self, request: &Request) -> Option<Request> {
+        Some(request.clone())
+    }
+}
+
+impl Response {
+    fn deleted(request: &Request) -> Self {
+        Self {
+            operation: request.operation,
+            version: request.version,
+            status: StatusCode::NO_CONTENT,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        }
+    }
+}
+
+/// Exponential with full jitter, so that callers that failed together do not come back together.
+fn backoff(resends: u32) -> Duration {
+    let ceiling = FIRST_BACKOFF
+        .saturating_mul(2_u32.saturating_pow(resends))
+        .min(LONGEST_BACKOFF);
+    ceiling.mul_f64(HasherRng::new().next_f64())
+}
+
+/// Sends a request once.
+#[derive(Clone)]
+struct Attempt {
+    client: reqwest::Client,
+    timeout: Duration,
+    max_body_bytes: usize,
+}
+
+impl Service<Request> for Attempt {
+    type Response = Response;
+    type Error = Error;
+    type Future = BoxFuture<'static, Result<Response, Error>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Error>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let attempt = self.clone();
+        let span = span(&request);
+        Box::pin(async move { attempt.send(&request).await }.instrument(span))
+    }
+}
+
+impl Attempt {
+    async fn send(&self, request: &Request) -> Result<Response, Error> {
+        let until = request.budget.until.min(Instant::now() + self.timeout);
+        let result = match timeout_at(until, self.exchange(request)).await {
+            Ok(result) => result,
+            Err(_) => Err(Cause::TimedOut),
+        }
+        .map_err(|cause| request.error(cause));
+        if let Err(error) = &result {
+            Span::current().record("error.type", error.kind());
+        }
+        result
+    }
+
+    async fn exchange(&self, request: &Request) -> Result<Response, Cause> {
+        let answer = self.outgoing(request).send().await.map_err(broken_connection)?;
+        let status = answer.status();
+        let headers = answer.headers().clone();
+        let request_id = error::request_id(&headers);
+        let span = Span::current();
+        span.record("http.response.status_code", status.as_u16());
+        span.record("twilio.request_id", request_id.as_deref());
+
+        let body = self.body(answer).await?;
+        if status.is_client_error() || status.is_server_error() {
+            return Err(Cause::Answered(Box::new(Problem::read(status, &headers, &body))));
+        }
+        if !status.is_success() {
+            // A redirect is never followed: it would carry the credentials to where it points.
+            let what = format!("unexpected HTTP status {}", status.as_u16());
+            return Err(Cause::Broken(Broken {
+                status,
+                what,
+                request_id,
+            }));
+        }
+        Ok(Response {
+            operation: request.operation,
+            version: request.version,
+            status,
+            headers,
+            body,
+        })
+    }
+
+    fn outgoing(&self, request: &Request) -> reqwest::RequestBuilder {
+        let mut outgoing = self
+            .client
+            .request(request.method.clone(), request.url.clone())
+            .header(ACCEPT, "application/json")
+            .header(AUTHORIZATION, request.authorization.clone());
+        if let Some(enabled) = request.webhook_enabled {
+            outgoing = outgoing.header("x-twilio-webhook-enabled", if enabled { "true" } else { "false" });
+        }
+        match request.body.clone() {
+            None => outgoing,
+            Some(Body::Form(form)) => outgoing
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .body(form),
+            Some(Body::Json(json)) => outgoing.header(CONTENT_TYPE, "application/json").body(json),
+        }
+    }
+
+    /// Reads the body to its end, or to the bound: the peer decides neither our memory nor our time.
+    async fn body(&self, mut answer: reqwest::Response) -> Result<Bytes, Cause> {
+        let mut body = BytesMut::new();
+        while let Some(chunk) = answer.chunk().await.map_err(broken_connection)? {
+            if body.len() + chunk.len() > self.max_body_bytes {
+                let what = format!("the body is larger than {} bytes", self.max_body_bytes);
+                let request_id = error::request_id(answer.headers());
+                return Err(Cause::Broken(Broken {
+                    status: answer.status(),
+                    what,
+                    request_id,
+                }));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
+    }
+}
+
+fn broken_connection(error: reqwest::Error) -> Cause {
+    // The URL may hold an identity.
+    let error = error.without_url();
+    if error.is_connect() {
+        Cause::NotSent(error)
+    } else {
+        Cause::Cut(error)
+    }
+}
+
+/// One span an attempt. It never holds the URL, which may hold an identity.
+fn span(request: &Request) -> Span {
+    info_span!(
+        "twilio",
+        otel.name = format_args!("{} {}", request.method, request.template),
+        otel.kind = "client",
+        http.request.method = request.method.as_str(),
+        url.template = request.template,
+        server.address = request.url.host_str(),
+        server.port = request.url.port_or_known_default(),
+        http.request.resend_count = (request.history.resends > 0).then_some(request.history.resends),
+        http.response.status_code = field::Empty,
+        twilio.request_id = field::Empty,
+        error.type = field::Empty,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(segment: &str) -> String {
+        let base = Url::parse("https://conversations.twilio.com/base/").unwrap();
+        url(&base, &["v1", "Conversations", segment])
+            .unwrap()
+            .path()
+            .to_owned()
+    }
+
+    #[test]
+    fn an_id_stays_one_segment_whatever_it_holds() {
+        for (id, encoded) in [
+            ("alice", "alice"),
+            ("%2e%2e", "%252e%252e"),
+            ("..%2f", "..%252f"),
+            ("a/b?c#d;e\\f", "a%2Fb%3Fc%23d%3Be%5Cf"),
+            ("//evil", "%2F%2Fevil"),
+            ("é 😀", "%C3%A9%20%F0%9F%98%80"),
+            ("a+b@c.d", "a%2Bb%40c.d"),
+        ] {
+            assert_eq!(path(id), format!("/base/v1/Conversations/{encoded}"));
+        }
+    }
+
+    #[test]
+    fn a_path_that_a_parser_would_collapse_is_refused() {
+        let base = Url::parse("http://127.0.0.1:1").unwrap();
+        assert!(url(&base, &["v1", "Conversations", "CH1", "Participants", ".."]).is_err());
+    }
+
+    #[test]
+    fn the_backoff_is_bounded_and_grows() {
+        for resends in [0, 1, 5, 40] {
+            assert!(backoff(resends) <= LONGEST_BACKOFF);
+        }
+        assert!(backoff(0) <= FIRST_BACKOFF);
+    }
+}

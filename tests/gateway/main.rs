@@ -1,0 +1,7 @@
+//! The gateway over real sockets: a tonic client on one side, the sandbox in Twilio's place on the other.
+
+#![allow(clippy::unwrap_used, unreachable_pub)] // clippy spares the tests themselves only, and this is no library
+
+mod harness;
+
+mod cache;
