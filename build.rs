@@ -8,20 +8,14 @@ use std::{env, fs};
 
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor, Value};
 
-const FILES: [&str; 2] = [
-    "participant/v1/participant.proto",
-    "participant/v1/participant_service.proto",
-];
+const FILES: [&str; 2] = ["participant/v1/participant.proto", "participant/v1/participant_service.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
     let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler
-        .include_imports(true)
-        .include_source_info(true)
-        .open_files(FILES)?;
+    compiler.include_imports(true).include_source_info(true).open_files(FILES)?;
 
     // The options of the project's own choosing survive only in protox's own encoding: prost-types has no field for
     // `debug_redact` and drops it.
@@ -48,9 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn is_redacted(field: &FieldDescriptor) -> bool {
     let options = field.options();
-    options
-        .get_field_by_name("debug_redact")
-        .is_some_and(|value| *value == Value::Bool(true))
+    options.get_field_by_name("debug_redact").is_some_and(|value| *value == Value::Bool(true))
 }
 
 /// `impl Debug` for each message: a redacted field shows that it is set, never what it holds.
@@ -59,18 +51,10 @@ fn debug_impls(messages: &[MessageDescriptor]) -> Result<String, Box<dyn Error>>
     for message in messages {
         let name = message.name();
         writeln!(code, "impl ::core::fmt::Debug for {name} {{")?;
-        writeln!(
-            code,
-            "    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {{"
-        )?;
+        writeln!(code, "    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {{")?;
         writeln!(code, "        f.debug_struct(\"{name}\")")?;
         for field in message.fields() {
-            writeln!(
-                code,
-                "            .field(\"{}\", {})",
-                field.name(),
-                shown(&field)?
-            )?;
+            writeln!(code, "            .field(\"{}\", {})", field.name(), shown(&field)?)?;
         }
         writeln!(code, "            .finish()\n    }}\n}}")?;
     }
@@ -79,11 +63,7 @@ fn debug_impls(messages: &[MessageDescriptor]) -> Result<String, Box<dyn Error>>
 
 fn shown(field: &FieldDescriptor) -> Result<String, Box<dyn Error>> {
     // prost writes a field named like a keyword as a raw identifier; `type` is the one in this contract.
-    let name = if field.name() == "type" {
-        "r#type"
-    } else {
-        field.name()
-    };
+    let name = if field.name() == "type" { "r#type" } else { field.name() };
     if !is_redacted(field) {
         return Ok(match field.kind() {
             Kind::Enum(_) => format!("&self.{name}()"),

@@ -149,9 +149,7 @@ impl App {
         };
 
         let page_tokens = PageTokens::new(accounts.iter().map(|account| {
-            let key = page_token_key
-                .as_ref()
-                .map_or(account.credentials.secret(), Secret::expose);
+            let key = page_token_key.as_ref().map_or(account.credentials.secret(), Secret::expose);
             (account.id.clone(), key)
         }));
         let default = accounts.first().ok_or(BuildError::NoAccount)?.id.clone();
@@ -191,10 +189,7 @@ impl App {
         let (goaway, end) = (CancellationToken::new(), CancellationToken::new());
         // Tasks end with this future, whichever way it ends: nothing outlives it.
         let mut servers = JoinSet::new();
-        servers.spawn(ending(
-            "admin",
-            admin::serve(self.admin, readiness.clone(), end.clone()),
-        ));
+        servers.spawn(ending("admin", admin::serve(self.admin, readiness.clone(), end.clone())));
         if let Some(sandbox) = self.sandbox {
             let end = end.clone();
             servers.spawn(async move { ending("sandbox", sandbox.run(end).map(Ok::<_, Infallible>)).await });
@@ -206,23 +201,14 @@ impl App {
         let mut grpc = JoinSet::new();
         let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true));
         let goaway_wanted = goaway.clone().cancelled_owned();
-        grpc.spawn(ending(
-            "gRPC",
-            self.router.serve_with_incoming_shutdown(incoming, goaway_wanted),
-        ));
+        grpc.spawn(ending("gRPC", self.router.serve_with_incoming_shutdown(incoming, goaway_wanted)));
 
-        self.health
-            .set_service_status(SERVICE_NAME, ServingStatus::Serving)
-            .await;
+        self.health.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
         readiness.set(true);
         if let Some(path) = &self.ready_file {
             ready_file::write(path, &self.addresses).map_err(RunError::ReadyFile)?;
         }
-        let Addresses {
-            grpc: grpc_address,
-            admin,
-            sandbox,
-        } = self.addresses;
+        let Addresses { grpc: grpc_address, admin, sandbox } = self.addresses;
         info!(grpc = %grpc_address, %admin, sandbox = sandbox.map(tracing::field::display), "serving");
 
         let stop = tokio::select! {
@@ -230,9 +216,7 @@ impl App {
             Some(ended) = servers.join_next() => return Err(ended_early(ended)),
             Some(ended) = grpc.join_next() => return Err(ended_early(ended)),
         };
-        self.health
-            .set_service_status(SERVICE_NAME, ServingStatus::NotServing)
-            .await;
+        self.health.set_service_status(SERVICE_NAME, ServingStatus::NotServing).await;
         readiness.set(false);
         if stop == Stop::WhenNoticed {
             info!(delay = ?self.drain.delay, "not ready; serving on while balancers notice");
@@ -273,14 +257,10 @@ async fn ending<E: Display>(what: &'static str, server: impl Future<Output = Res
 
 fn ended_early(ended: Result<Ended, JoinError>) -> RunError {
     match ended {
-        Ok((what, result)) => RunError::Ended {
-            what,
-            reason: result.err().unwrap_or_else(|| "no error".into()),
-        },
-        Err(error) => RunError::Ended {
-            what: "a",
-            reason: error.to_string(),
-        },
+        Ok((what, result)) => {
+            RunError::Ended { what, reason: result.err().unwrap_or_else(|| "no error".into()) }
+        }
+        Err(error) => RunError::Ended { what: "a", reason: error.to_string() },
     }
 }
 
@@ -294,33 +274,18 @@ async fn bind(
         let local = listener.local_addr()?;
         Ok((listener, local))
     };
-    bound.await.map_err(|source| BuildError::Bind {
-        what,
-        flag,
-        address,
-        source,
-    })
+    bound.await.map_err(|source| BuildError::Bind { what, flag, address, source })
 }
 
 async fn bind_sandbox(settings: sandbox::Settings) -> Result<Sandbox, BuildError> {
     let address = settings.listen;
     let bound = Sandbox::bind(settings).await;
-    bound.map_err(|source| BuildError::Bind {
-        what: "sandbox",
-        flag: "--listen",
-        address,
-        source,
-    })
+    bound.map_err(|source| BuildError::Bind { what: "sandbox", flag: "--listen", address, source })
 }
 
 fn sandbox_account(address: SocketAddr) -> Result<Account, BuildError> {
     let id = AccountId::parse(sandbox::ACCOUNT_SID).ok_or(BuildError::NoAccount)?;
     let url = Url::parse(&format!("http://{address}")).map_err(|_| BuildError::NoAccount)?;
     let credentials = Credentials::new(sandbox::ACCOUNT_SID, sandbox::AUTH_TOKEN);
-    Ok(Account {
-        id,
-        v1_url: url.clone(),
-        v2_url: url,
-        credentials,
-    })
+    Ok(Account { id, v1_url: url.clone(), v2_url: url, credentials })
 }

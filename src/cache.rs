@@ -92,11 +92,7 @@ pub struct Loaded<V> {
 
 impl<V> Stored<V> {
     fn with(self, status: CacheStatus) -> Loaded<V> {
-        Loaded {
-            value: self.value,
-            status,
-            fetched: self.fetched,
-        }
+        Loaded { value: self.value, status, fetched: self.fetched }
     }
 }
 
@@ -122,11 +118,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
     /// An empty store; `tasks` owns its loads.
     pub fn new(settings: &Settings, traits: &Traits<V>, tasks: TaskTracker) -> Self {
         let Traits { weight, is_negative } = *traits;
-        let lifetimes = Lifetimes {
-            ttl: settings.ttl,
-            negative_ttl: settings.negative_ttl,
-            is_negative,
-        };
+        let lifetimes = Lifetimes { ttl: settings.ttl, negative_ttl: settings.negative_ttl, is_negative };
         let entries = Moka::builder()
             .max_capacity(settings.max_bytes)
             .weigher(move |key: &Key, stored: &Stored<V>| key.weight().saturating_add(weight(&stored.value)))
@@ -134,22 +126,13 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
             .eviction_policy(EvictionPolicy::lru())
             .expire_after(lifetimes)
             .build();
-        Self {
-            entries,
-            generations: Arc::default(),
-            ttl: settings.ttl,
-            tasks,
-        }
+        Self { entries, generations: Arc::default(), ttl: settings.ttl, tasks }
     }
 
     /// The key of an item now. Take it before its load begins: a change after this moment makes it a key of the past.
     pub fn key(&self, conversation: &Conversation, item: Item) -> Key {
         let generation = self.generations.of(&conversation.account, &conversation.id);
-        Key {
-            conversation: conversation.clone(),
-            item,
-            generation,
-        }
+        Key { conversation: conversation.clone(), item, generation }
     }
 
     /// The value from the store where it is young enough, else from `load`, which runs to its end whatever becomes of the
@@ -185,10 +168,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         }
         let stored = entry.into_value();
         if is_too_old(&stored) {
-            return self
-                .load(key, load())
-                .await
-                .map_err(|error| LoadError::Failed(Arc::new(error)));
+            return self.load(key, load()).await.map_err(|error| LoadError::Failed(Arc::new(error)));
         }
         Ok(stored.with(CacheStatus::Coalesced))
     }
@@ -228,9 +208,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
     /// A slower load must not replace what a later one brought.
     async fn put(&self, key: Key, new: Stored<V>) {
         let newer = |there: Option<moka::Entry<Key, Stored<V>>>| {
-            let there = there
-                .map(moka::Entry::into_value)
-                .filter(|there| there.since > new.since);
+            let there = there.map(moka::Entry::into_value).filter(|there| there.since > new.since);
             std::future::ready(there.unwrap_or(new))
         };
         self.entries.entry(key).and_upsert_with(newer).await;
@@ -258,21 +236,14 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
 /// Notes the time before the load, so that the value is never taken for younger than it is.
 async fn timed<V, E>(load: impl Future<Output = Result<V, E>>) -> Result<Stored<V>, E> {
     let (since, fetched) = (Instant::now(), SystemTime::now());
-    load.await.map(|value| Stored {
-        value,
-        since,
-        fetched,
-    })
+    load.await.map(|value| Stored { value, since, fetched })
 }
 
 impl Key {
     fn weight(&self) -> u32 {
         let item = match &self.item {
             Item::Participant(id) => id.as_str().len(),
-            Item::Page {
-                cursor: (page, token),
-                ..
-            } => page.len() + token.len(),
+            Item::Page { cursor: (page, token), .. } => page.len() + token.len(),
         };
         // moka's own share of an entry, measured with empty values, and the texts of the key.
         let bytes = 300 + self.conversation.id.as_str().len() + item;
@@ -288,11 +259,7 @@ struct Lifetimes<V> {
 
 impl<V> Expiry<Key, Stored<V>> for Lifetimes<V> {
     fn expire_after_create(&self, _: &Key, stored: &Stored<V>, now: Instant) -> Option<Duration> {
-        let lifetime = if (self.is_negative)(&stored.value) {
-            self.negative_ttl
-        } else {
-            self.ttl
-        };
+        let lifetime = if (self.is_negative)(&stored.value) { self.negative_ttl } else { self.ttl };
         // The lifetime counts from the load's begin.
         Some(lifetime.saturating_sub(now.saturating_duration_since(stored.since)))
     }
@@ -319,11 +286,7 @@ struct Generations {
 impl Default for Generations {
     fn default() -> Self {
         let stripes = std::iter::repeat_with(AtomicU64::default).take(STRIPES).collect();
-        Self {
-            hasher: RandomState::new(),
-            stripes,
-            all: AtomicU64::default(),
-        }
+        Self { hasher: RandomState::new(), stripes, all: AtomicU64::default() }
     }
 }
 
@@ -345,8 +308,7 @@ impl Generations {
     /// `all` before the stripe: a load that sees the stripe's new generation must also see that something was forgotten.
     fn forget(&self, account: &AccountId, conversation_id: &Segment) {
         self.all.fetch_add(1, Ordering::SeqCst);
-        self.stripe(account, conversation_id)
-            .fetch_add(1, Ordering::SeqCst);
+        self.stripe(account, conversation_id).fetch_add(1, Ordering::SeqCst);
     }
 
     fn forget_all(&self) {

@@ -119,22 +119,10 @@ pub struct Report {
 }
 
 fn load(flags: Flags, env: Lookup<'_>) -> Report {
-    let Flags {
-        values,
-        config,
-        sandbox,
-        faults,
-    } = flags;
-    let file = config.or_else(|| {
-        env("GATEWAY_CONFIG")
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from)
-    });
+    let Flags { values, config, sandbox, faults } = flags;
+    let file = config.or_else(|| env("GATEWAY_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from));
     let mut sources = Sources::new(values, env, file.as_deref());
-    let lines = SETTINGS
-        .iter()
-        .map(|setting| line(setting, sources.raw(setting)))
-        .collect();
+    let lines = SETTINGS.iter().map(|setting| line(setting, sources.raw(setting))).collect();
     let upstream = if sandbox {
         Upstream::Sandbox(sandbox_settings(&mut sources, &faults))
     } else {
@@ -145,14 +133,7 @@ fn load(flags: Flags, env: Lookup<'_>) -> Report {
     };
     let config = resolve(&mut sources, upstream);
     let problems = sources.problems;
-    Report {
-        outcome: if problems.is_empty() {
-            config
-        } else {
-            Err(problems)
-        },
-        lines,
-    }
+    Report { outcome: if problems.is_empty() { config } else { Err(problems) }, lines }
 }
 
 fn line(setting: &Setting, (value, at): (String, String)) -> String {
@@ -170,10 +151,7 @@ fn sandbox_settings(sources: &mut Sources<'_>, faults: &[String]) -> sandbox::Se
             sources.problem(key, "cannot be set with --sandbox, which is the upstream");
         }
     }
-    sandbox::Settings {
-        faults: parse_faults(faults, &mut sources.problems),
-        ..sandbox::Settings::default()
-    }
+    sandbox::Settings { faults: parse_faults(faults, &mut sources.problems), ..sandbox::Settings::default() }
 }
 
 fn parse_faults(faults: &[String], problems: &mut Vec<Problem>) -> Vec<sandbox::Fault> {
@@ -181,23 +159,16 @@ fn parse_faults(faults: &[String], problems: &mut Vec<Problem>) -> Vec<sandbox::
     for fault in faults {
         match fault.parse::<sandbox::Fault>() {
             Ok(fault) => parsed.push(fault),
-            Err(error) => problems.push(Problem {
-                at: format!("fault {fault:?}"),
-                text: error.to_string(),
-            }),
+            Err(error) => problems.push(Problem { at: format!("fault {fault:?}"), text: error.to_string() }),
         }
     }
     parsed
 }
 
 fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Result<Config, Vec<Problem>> {
-    let listen = |text: &str| {
-        text.parse::<SocketAddr>()
-            .map_err(|_| "must be address:port, such as 0.0.0.0:50051")
-    };
-    let filter = sources
-        .optional("log.filter", LogSettings::check_filter)
-        .unwrap_or_default();
+    let listen =
+        |text: &str| text.parse::<SocketAddr>().map_err(|_| "must be address:port, such as 0.0.0.0:50051");
+    let filter = sources.optional("log.filter", LogSettings::check_filter).unwrap_or_default();
     let format = sources.required("log.format", str::parse::<LogFormat>);
     let config = Config {
         grpc_listen: sources.optional("grpc.listen", listen).ok_or(Vec::new())?,
@@ -232,9 +203,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Result<Config, Vec<
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 fn duration(text: &str) -> Result<Duration, &'static str> {
-    let duration = humantime::parse_duration(text)
-        .ok()
-        .filter(|duration| *duration <= LONGEST);
+    let duration = humantime::parse_duration(text).ok().filter(|duration| *duration <= LONGEST);
     duration.ok_or("must be a duration of at most a day, such as 200ms, 5s or 1m")
 }
 
@@ -256,11 +225,7 @@ fn switch(text: &str) -> Result<bool, &'static str> {
 }
 
 fn page_token_key(text: &str) -> Result<Secret, &'static str> {
-    if text.len() < 16 {
-        Err("must be at least 16 characters long")
-    } else {
-        Ok(Secret(text.to_owned()))
-    }
+    if text.len() < 16 { Err("must be at least 16 characters long") } else { Ok(Secret(text.to_owned())) }
 }
 
 #[cfg(test)]

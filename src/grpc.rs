@@ -26,11 +26,8 @@ const MAX_REQUEST_BYTES: usize = 1024 * 1024;
 
 /// `participant.v1.ParticipantService` over the participants of these accounts. It expects [`CallLayer`] around it.
 pub fn service(participants: Participants, accounts: Accounts) -> ParticipantServiceServer<Service> {
-    ParticipantServiceServer::new(Service {
-        participants,
-        accounts: Arc::new(accounts),
-    })
-    .max_decoding_message_size(MAX_REQUEST_BYTES)
+    ParticipantServiceServer::new(Service { participants, accounts: Arc::new(accounts) })
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
 }
 
 /// The service's methods.
@@ -47,11 +44,7 @@ impl ParticipantService for Service {
     ) -> Result<Response<proto::GetParticipantResponse>, Status> {
         let (deadline, request) = opened(request)?;
         let request::Get { key, max_age } = request::get(request, &self.accounts)?;
-        let read = self
-            .participants
-            .get(key, max_age, deadline.unary())
-            .await
-            .map_err(told)?;
+        let read = self.participants.get(key, max_age, deadline.unary()).await.map_err(told)?;
         let read_info = Some(read_info(&read));
         Ok(Response::new(proto::GetParticipantResponse {
             participant: Some(Arc::unwrap_or_clone(read.value)),
@@ -64,15 +57,8 @@ impl ParticipantService for Service {
         request: Request<proto::ListParticipantsRequest>,
     ) -> Result<Response<proto::ListParticipantsResponse>, Status> {
         let (deadline, request) = opened(request)?;
-        let request::List {
-            conversation,
-            size,
-            token,
-            max_age,
-        } = request::list(request, &self.accounts)?;
-        let read = self
-            .participants
-            .list(&conversation, size, &token, max_age, deadline.unary());
+        let request::List { conversation, size, token, max_age } = request::list(request, &self.accounts)?;
+        let read = self.participants.list(&conversation, size, &token, max_age, deadline.unary());
         let read = read.await.map_err(told)?;
         let read_info = Some(read_info(&read));
         Ok(Response::new(proto::ListParticipantsResponse {
@@ -109,14 +95,8 @@ impl ParticipantService for Service {
     ) -> Result<Response<proto::CreateParticipantResponse>, Status> {
         let (deadline, request) = opened(request)?;
         let (conversation, create) = request::create(request, &self.accounts)?;
-        let created = self
-            .participants
-            .create(conversation, create, deadline.unary())
-            .await
-            .map_err(told)?;
-        Ok(Response::new(proto::CreateParticipantResponse {
-            participant: Some(created),
-        }))
+        let created = self.participants.create(conversation, create, deadline.unary()).await.map_err(told)?;
+        Ok(Response::new(proto::CreateParticipantResponse { participant: Some(created) }))
     }
 
     async fn update_participant(
@@ -125,14 +105,8 @@ impl ParticipantService for Service {
     ) -> Result<Response<proto::UpdateParticipantResponse>, Status> {
         let (deadline, request) = opened(request)?;
         let (key, update) = request::update(request, &self.accounts)?;
-        let updated = self
-            .participants
-            .update(key, update, deadline.unary())
-            .await
-            .map_err(told)?;
-        Ok(Response::new(proto::UpdateParticipantResponse {
-            participant: Some(updated),
-        }))
+        let updated = self.participants.update(key, update, deadline.unary()).await.map_err(told)?;
+        Ok(Response::new(proto::UpdateParticipantResponse { participant: Some(updated) }))
     }
 
     async fn delete_participant(
@@ -141,10 +115,7 @@ impl ParticipantService for Service {
     ) -> Result<Response<proto::DeleteParticipantResponse>, Status> {
         let (deadline, request) = opened(request)?;
         let request::Delete { key, webhook_enabled } = request::delete(request, &self.accounts)?;
-        self.participants
-            .delete(key, webhook_enabled, deadline.unary())
-            .await
-            .map_err(told)?;
+        self.participants.delete(key, webhook_enabled, deadline.unary()).await.map_err(told)?;
         Ok(Response::new(proto::DeleteParticipantResponse {}))
     }
 }
@@ -166,8 +137,5 @@ fn read_info<T>(read: &Read<T>) -> ReadInfo {
 }
 
 fn info(status: CacheStatus, fetched: SystemTime) -> ReadInfo {
-    ReadInfo {
-        cache_status: status.into(),
-        fetch_time: Some(Timestamp::from(fetched)),
-    }
+    ReadInfo { cache_status: status.into(), fetch_time: Some(Timestamp::from(fetched)) }
 }

@@ -52,10 +52,7 @@ pub struct Violation {
 impl Violation {
     /// A violation of `field`.
     pub fn new(field: impl Into<String>, description: impl Into<String>) -> Self {
-        Self {
-            field: field.into(),
-            description: description.into(),
-        }
+        Self { field: field.into(), description: description.into() }
     }
 }
 
@@ -199,26 +196,20 @@ pub fn route(conversation_id: &str) -> Option<ApiVersion> {
 
 /// Twilio's SID: two letters and 32 hex digits.
 pub fn is_sid(prefix: &str, text: &str) -> bool {
-    text.strip_prefix(prefix)
-        .is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+    text.strip_prefix(prefix).is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// v2 ids have no fixed form (older prefixes occur), so they are checked loosely.
 pub fn is_v2_id(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= MAX_V2_ID_CHARS
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 /// Whether an id is one that Twilio made, and so no PII: it may stand in logs and in error details.
 pub fn is_public(id: &str) -> bool {
     ["AC", "CH", "MB", "IS"].iter().any(|prefix| is_sid(prefix, id))
-        || (is_v2_id(id)
-            && ["conv_", "comms_", "mem_"]
-                .iter()
-                .any(|prefix| id.starts_with(prefix)))
+        || (is_v2_id(id) && ["conv_", "comms_", "mem_"].iter().any(|prefix| id.starts_with(prefix)))
 }
 
 #[cfg(test)]
@@ -227,9 +218,7 @@ mod tests {
 
     #[test]
     fn ids_that_no_encoding_makes_safe_are_refused() {
-        for unsafe_id in [
-            "", ".", "..", "..\n", "\t..", ".\t.", "a\0b", "a\r\nb", "\u{7f}", "\u{85}",
-        ] {
+        for unsafe_id in ["", ".", "..", "..\n", "\t..", ".\t.", "a\0b", "a\r\nb", "\u{7f}", "\u{85}"] {
             assert!(Segment::parse(unsafe_id).is_err(), "{unsafe_id:?}");
         }
         assert!(Segment::parse(&"é".repeat(257)).is_err());
@@ -237,9 +226,7 @@ mod tests {
 
     #[test]
     fn any_other_text_is_a_segment() {
-        for id in [
-            "%2e%2e", "..%2f", "...", "a/b", "a?b#c", "a\\b", "//evil", "😀", "ש", " ",
-        ] {
+        for id in ["%2e%2e", "..%2f", "...", "a/b", "a?b#c", "a\\b", "//evil", "😀", "ש", " "] {
             assert_eq!(Segment::parse(id).unwrap().as_str(), id);
         }
         assert!(Segment::parse(&"é".repeat(256)).is_ok());
@@ -248,16 +235,9 @@ mod tests {
     #[test]
     fn the_form_of_an_id_tells_the_api() {
         assert_eq!(route("CH00000000000000000000000000000001"), Some(ApiVersion::V1));
-        assert_eq!(
-            route("conv_conversation_01k1etk2y5f1y9fpe2epfdtvv2"),
-            Some(ApiVersion::V2)
-        );
-        for unclear in [
-            "",
-            "CH1",
-            "ch00000000000000000000000000000001",
-            "MB00000000000000000000000000000001",
-        ] {
+        assert_eq!(route("conv_conversation_01k1etk2y5f1y9fpe2epfdtvv2"), Some(ApiVersion::V2));
+        for unclear in ["", "CH1", "ch00000000000000000000000000000001", "MB00000000000000000000000000000001"]
+        {
             assert_eq!(route(unclear), None, "{unclear}");
         }
         assert_eq!(route(&format!("conv_conversation_{}", "a".repeat(128))), None);

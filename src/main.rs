@@ -15,9 +15,7 @@ const BAD_CONFIGURATION: u8 = 64;
 fn main() -> ExitCode {
     let env = |name: &str| std::env::var(name).ok();
     match config::parse(std::env::args_os(), &env) {
-        Ok(Command::Serve(report)) => report
-            .outcome
-            .map_or_else(misconfigured, |config| run(serve(config))),
+        Ok(Command::Serve(report)) => report.outcome.map_or_else(misconfigured, |config| run(serve(config))),
         Ok(Command::Sandbox(settings)) => settings.map_or_else(misconfigured, |settings| run(fake(settings))),
         Ok(Command::CheckConfig(report)) => {
             say(report.lines.join("\n"));
@@ -26,11 +24,7 @@ fn main() -> ExitCode {
         Err(exit) => {
             // Where the stream is closed, there is no one left to tell.
             let _ = exit.message.print();
-            if exit.is_usage_error {
-                ExitCode::from(BAD_CONFIGURATION)
-            } else {
-                ExitCode::SUCCESS
-            }
+            if exit.is_usage_error { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::SUCCESS }
         }
     }
 }
@@ -63,10 +57,7 @@ async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
 async fn fake(settings: sandbox::Settings) -> Result<(), Box<dyn std::error::Error>> {
     let (mut terminate, mut interrupt) = signals()?;
     let sandbox = sandbox::Sandbox::bind(settings).await?;
-    say(format!(
-        "The sandbox fakes Twilio at http://{}",
-        sandbox.local_addr()
-    ));
+    say(format!("The sandbox fakes Twilio at http://{}", sandbox.local_addr()));
     let end = CancellationToken::new();
     tokio::select! {
         () = sandbox.run(end) => {}
@@ -81,14 +72,12 @@ fn signals() -> io::Result<(Signal, Signal)> {
 }
 
 fn run(work: impl Future<Output = Result<(), Box<dyn std::error::Error>>>) -> ExitCode {
-    let result = tokio::runtime::Runtime::new()
-        .map_err(Into::into)
-        .and_then(|runtime| {
-            let result = runtime.block_on(work);
-            // A name look-up that hangs must not hold the exit.
-            runtime.shutdown_background();
-            result
-        });
+    let result = tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| {
+        let result = runtime.block_on(work);
+        // A name look-up that hangs must not hold the exit.
+        runtime.shutdown_background();
+        result
+    });
     result.map_or_else(|error| complain(error, ExitCode::FAILURE), |()| ExitCode::SUCCESS)
 }
 

@@ -112,11 +112,7 @@ impl Cached {
 
 fn sid_of(participant: &Participant) -> Option<Segment> {
     let id = participant.conversation_id.as_str();
-    if is_sid("CH", id) {
-        Segment::parse(id).ok()
-    } else {
-        None
-    }
+    if is_sid("CH", id) { Segment::parse(id).ok() } else { None }
 }
 
 /// The participants of all configured accounts.
@@ -139,10 +135,7 @@ impl Participants {
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Self {
-        let traits = cache::Traits {
-            weight: Cached::weight,
-            is_negative: Cached::is_negative,
-        };
+        let traits = cache::Traits { weight: Cached::weight, is_negative: Cached::is_negative };
         Self {
             twilio: Arc::new(twilio),
             aliases: Aliases::new(cache.ttl),
@@ -169,30 +162,16 @@ impl Participants {
     ) -> Result<Read<Arc<Participant>>, Error> {
         let item = Item::Participant(key.id.clone());
         let load = |conversation: Conversation| {
-            let (participants, key) = (
-                self.clone(),
-                ParticipantKey {
-                    conversation,
-                    id: key.id.clone(),
-                },
-            );
+            let (participants, key) = (self.clone(), ParticipantKey { conversation, id: key.id.clone() });
             async move {
                 let budget = participants.twilio.budget(deadline);
                 let found = participants.twilio.fetch(&key, budget).await;
-                found
-                    .map(|participant| Cached::Participant(Arc::new(participant)))
-                    .or_else(missing)
+                found.map(|participant| Cached::Participant(Arc::new(participant))).or_else(missing)
             }
         };
-        let read = self
-            .read(&key.conversation, item, max_age, deadline, load)
-            .await?;
+        let read = self.read(&key.conversation, item, max_age, deadline, load).await?;
         match read.value {
-            Cached::Participant(value) => Ok(Read {
-                value,
-                status: read.status,
-                fetched: read.fetched,
-            }),
+            Cached::Participant(value) => Ok(Read { value, status: read.status, fetched: read.fetched }),
             Cached::Missing(error) => Err(Error::Upstream(error)),
             Cached::Page(_) => Err(Error::Bug),
         }
@@ -207,22 +186,14 @@ impl Participants {
         max_age: Option<Duration>,
         deadline: Instant,
     ) -> Result<Read<Page>, Error> {
-        let cursor = self
-            .page_tokens
-            .open(conversation, token)
-            .map_err(|InvalidPageToken| Error::PageToken)?;
-        let item = Item::Page {
-            size,
-            cursor: (cursor.page.clone(), cursor.token.clone()),
-        };
+        let cursor =
+            self.page_tokens.open(conversation, token).map_err(|InvalidPageToken| Error::PageToken)?;
+        let item = Item::Page { size, cursor: (cursor.page.clone(), cursor.token.clone()) };
         let load = |conversation: Conversation| {
             let (participants, cursor) = (self.clone(), cursor.clone());
             async move {
                 let budget = participants.twilio.budget(deadline);
-                let page = participants
-                    .twilio
-                    .list(&conversation, size, &cursor, budget)
-                    .await;
+                let page = participants.twilio.list(&conversation, size, &cursor, budget).await;
                 page.map(|page| Cached::Page(Arc::new(page))).or_else(missing)
             }
         };
@@ -236,16 +207,8 @@ impl Participants {
                         .unwrap_or_default()
                 };
                 let (next, previous) = (seal(&content.next), seal(&content.previous));
-                let value = Page {
-                    content,
-                    next,
-                    previous,
-                };
-                Ok(Read {
-                    value,
-                    status: read.status,
-                    fetched: read.fetched,
-                })
+                let value = Page { content, next, previous };
+                Ok(Read { value, status: read.status, fetched: read.fetched })
             }
             Cached::Missing(error) => Err(Error::Upstream(error)),
             Cached::Participant(_) => Err(Error::Bug),
@@ -273,18 +236,13 @@ impl Participants {
             if max_age.is_some_and(|age| age.is_zero()) {
                 return Ok(self.cache.load(key, load(conversation)).await?);
             }
-            let loaded = self
-                .cache
-                .get_or_load(key, max_age, || load(conversation.clone()))
-                .await;
+            let loaded = self.cache.get_or_load(key, max_age, || load(conversation.clone())).await;
             loaded.map_err(|error| match error {
                 LoadError::Failed(error) => Error::Upstream(error),
                 LoadError::Panicked => Error::Bug,
             })
         };
-        timeout_at(deadline, reading)
-            .await
-            .unwrap_or(Err(Error::Deadline { sent: false }))
+        timeout_at(deadline, reading).await.unwrap_or(Err(Error::Deadline { sent: false }))
     }
 
     /// The conversation by the id that the cache knows it by; `None` for a unique name whose SID no answer has told.
@@ -370,10 +328,7 @@ impl Participants {
         agreement: Agreement,
     ) -> Result<Participant, Error> {
         agreement.send()?;
-        let result = self
-            .twilio
-            .update(&key, prepared, self.twilio.budget(deadline))
-            .await;
+        let result = self.twilio.update(&key, prepared, self.twilio.budget(deadline)).await;
         self.forget(&key.conversation, result.as_ref().ok()).await;
         Ok(result?)
     }
@@ -398,9 +353,7 @@ impl Participants {
             };
             let key = by_id(key, current.as_ref())?;
             agreement.send()?;
-            let result = twilio
-                .delete(&key, webhook_enabled, twilio.budget(deadline))
-                .await;
+            let result = twilio.delete(&key, webhook_enabled, twilio.budget(deadline)).await;
             participants.forget(&key.conversation, current.as_ref()).await;
             Ok(result?)
         };
@@ -420,9 +373,7 @@ impl Participants {
         match timeout_at(deadline, task).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Error::Bug),
-            Err(_) => Err(Error::Deadline {
-                sent: caller.0.give_up(),
-            }),
+            Err(_) => Err(Error::Deadline { sent: caller.0.give_up() }),
         }
     }
 
@@ -430,10 +381,7 @@ impl Participants {
     async fn forget(&self, conversation: &Conversation, told: Option<&Participant>) {
         let sid = match told.and_then(sid_of) {
             Some(sid) if conversation.is_unique_name() => Some(sid),
-            _ => self
-                .by_sid(conversation)
-                .await
-                .map(|conversation| conversation.id),
+            _ => self.by_sid(conversation).await.map(|conversation| conversation.id),
         };
         match sid {
             Some(sid) => self.cache.forget(&conversation.account, &sid),
@@ -453,17 +401,13 @@ const GIVEN_UP: u8 = 2;
 impl Agreement {
     /// Called just before the write is sent: fails where nobody waits for it any more.
     fn send(&self) -> Result<(), Error> {
-        let sent = self
-            .0
-            .compare_exchange(OPEN, SENT, Ordering::SeqCst, Ordering::SeqCst);
+        let sent = self.0.compare_exchange(OPEN, SENT, Ordering::SeqCst, Ordering::SeqCst);
         sent.map(|_| ()).map_err(|_| Error::Deadline { sent: false })
     }
 
     /// Tells whether it was too late.
     fn give_up(&self) -> bool {
-        self.0
-            .compare_exchange(OPEN, GIVEN_UP, Ordering::SeqCst, Ordering::SeqCst)
-            == Err(SENT)
+        self.0.compare_exchange(OPEN, GIVEN_UP, Ordering::SeqCst, Ordering::SeqCst) == Err(SENT)
     }
 }
 
@@ -478,11 +422,7 @@ impl Drop for Caller {
 
 /// "There is none" is an answer, and is kept like one; any other failure is not.
 fn missing(error: twilio::Error) -> Result<Cached, twilio::Error> {
-    if error.is_not_found() {
-        Ok(Cached::Missing(Arc::new(error)))
-    } else {
-        Err(error)
-    }
+    if error.is_not_found() { Ok(Cached::Missing(Arc::new(error))) } else { Err(error) }
 }
 
 /// The key by Twilio's id, which `current` tells where the caller named an identity.

@@ -37,10 +37,7 @@ mod tests {
         let participant = Participant {
             id: "MB1".into(),
             display_name: "Dana".into(),
-            addresses: vec![Address {
-                address: "+15550100001".into(),
-                ..Address::default()
-            }],
+            addresses: vec![Address { address: "+15550100001".into(), ..Address::default() }],
             attributes: "{\"secret\":1}".into(),
             ..Participant::default()
         };
@@ -52,23 +49,11 @@ mod tests {
 
         let text = format!("{request:?}");
 
-        assert!(
-            text.contains("MB1") && text.contains("display_name: ***"),
-            "{text}"
-        );
+        assert!(text.contains("MB1") && text.contains("display_name: ***"), "{text}");
         for secret in ["Dana", "+1555", "secret", "alice"] {
             assert!(!text.contains(secret), "{secret} in {text}");
         }
-        let address = format!(
-            "{:?}",
-            Address {
-                proxy_address: "+15550109001".into(),
-                ..Address::default()
-            }
-        );
-        assert!(
-            address.contains("proxy_address: ***") && address.contains("level: \"\""),
-            "{address}"
-        );
+        let address = format!("{:?}", Address { proxy_address: "+15550109001".into(), ..Address::default() });
+        assert!(address.contains("proxy_address: ***") && address.contains("level: \"\""), "{address}");
     }
 }

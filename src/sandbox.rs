@@ -71,11 +71,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            listen: (Ipv4Addr::LOCALHOST, 0).into(),
-            accounts: Vec::new(),
-            faults: Vec::new(),
-        }
+        Self { listen: (Ipv4Addr::LOCALHOST, 0).into(), accounts: Vec::new(), faults: Vec::new() }
     }
 }
 
@@ -90,9 +86,7 @@ pub struct Account {
 
 impl fmt::Debug for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Account")
-            .field("sid", &self.sid)
-            .finish_non_exhaustive()
+        f.debug_struct("Account").field("sid", &self.sid).finish_non_exhaustive()
     }
 }
 
@@ -111,22 +105,14 @@ impl Sandbox {
     /// When the address cannot be bound, or (`InvalidInput`) when one of the faults makes no sense.
     pub async fn bind(settings: Settings) -> io::Result<Sandbox> {
         for fault in &settings.faults {
-            fault
-                .check()
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+            fault.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         }
         let listener = TcpListener::bind(settings.listen).await?;
         let local_addr = listener.local_addr()?;
         let shared = Arc::new(front::Shared::new(settings.accounts, settings.faults));
-        let router = Router::new()
-            .nest("/_sandbox", control::router())
-            .fallback(front::serve)
-            .with_state(shared);
-        Ok(Sandbox {
-            listener,
-            local_addr,
-            router,
-        })
+        let router =
+            Router::new().nest("/_sandbox", control::router()).fallback(front::serve).with_state(shared);
+        Ok(Sandbox { listener, local_addr, router })
     }
 
     /// The address it is bound to.
@@ -174,10 +160,7 @@ async fn serve_connection(stream: TcpStream, router: Router) {
             cut::hang_up_if_asked(response)
         }
     });
-    if let Err(error) = http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .await
-    {
+    if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
         tracing::debug!(%error, "a sandbox connection ended early");
     }
 }

@@ -21,9 +21,7 @@ impl LogSettings {
     /// The text, where it is a filter.
     pub fn check_filter(text: &str) -> Result<String, &'static str> {
         let error = "must be a level (error, warn, info, debug, trace), or target=level, separated by commas";
-        text.parse::<EnvFilter>()
-            .map(|_| text.to_owned())
-            .map_err(|_| error)
+        text.parse::<EnvFilter>().map(|_| text.to_owned()).map_err(|_| error)
     }
 }
 
@@ -62,16 +60,9 @@ pub fn init(settings: &LogSettings) -> Result<(), TryInitError> {
     };
     let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
     let lines = if is_json {
-        lines
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .with_current_span(false)
-            .boxed()
+        lines.json().flatten_event(true).with_span_list(false).with_current_span(false).boxed()
     } else {
         lines.with_ansi(is_terminal).boxed()
     };
-    tracing_subscriber::registry()
-        .with(lines.with_filter(EnvFilter::new(&settings.filter)))
-        .try_init()
+    tracing_subscriber::registry().with(lines.with_filter(EnvFilter::new(&settings.filter))).try_init()
 }

@@ -74,10 +74,7 @@ pub struct Credentials {
 impl Credentials {
     /// The parts must be what a header can hold once joined and encoded, which any text is.
     pub fn new(user: impl Into<String>, password: impl Into<String>) -> Self {
-        Self {
-            user: user.into(),
-            password: password.into(),
-        }
+        Self { user: user.into(), password: password.into() }
     }
 
     /// The secret part, for keys that are derived from it.
@@ -191,19 +188,12 @@ impl Twilio {
                 .credentials
                 .authorization()
                 .map_err(|_| BuildError::Credentials(account.id.clone()))?;
-            let endpoint = Endpoint {
-                authorization,
-                v1_url: account.v1_url,
-                v2_url: account.v2_url,
-            };
+            let endpoint = Endpoint { authorization, v1_url: account.v1_url, v2_url: account.v2_url };
             Ok((account.id, endpoint))
         };
         Ok(Self {
             http: http::Http::new(settings)?,
-            accounts: accounts
-                .into_iter()
-                .map(endpoint)
-                .collect::<Result<_, BuildError>>()?,
+            accounts: accounts.into_iter().map(endpoint).collect::<Result<_, BuildError>>()?,
             total_timeout: settings.total_timeout,
         })
     }
@@ -211,10 +201,7 @@ impl Twilio {
     /// The budget of a request on behalf of a call that may repeat it until `deadline`.
     pub fn budget(&self, deadline: Instant) -> Budget {
         let until = Instant::now() + self.total_timeout;
-        Budget {
-            until,
-            retry_until: deadline.min(until),
-        }
+        Budget { until, retry_until: deadline.min(until) }
     }
 
     /// Reads one participant.
@@ -277,10 +264,7 @@ impl Twilio {
             version: key.conversation.version,
             cause: Cause::Unsupported(violations),
         };
-        Ok(Prepared {
-            body: body.map_err(unsupported)?,
-            webhook_enabled: update.webhook_enabled,
-        })
+        Ok(Prepared { body: body.map_err(unsupported)?, webhook_enabled: update.webhook_enabled })
     }
 
     /// Sends a prepared update. The key must hold an id, not an identity.
@@ -315,10 +299,7 @@ impl Twilio {
                 "is not an account of this gateway",
             )]),
         })?;
-        Ok(Target {
-            http: &self.http,
-            endpoint,
-        })
+        Ok(Target { http: &self.http, endpoint })
     }
 }
 
@@ -365,19 +346,10 @@ fn participant_type(word: Option<&str>) -> ParticipantType {
 /// participant read on another way has the same etag.
 fn with_etag(participant: Participant) -> Participant {
     let Participant { service_id, url, .. } = participant.clone();
-    let content = Participant {
-        service_id: String::new(),
-        url: String::new(),
-        ..participant
-    };
+    let content = Participant { service_id: String::new(), url: String::new(), ..participant };
     let digest = Sha256::digest(content.encode_to_vec());
     let etag = BASE64_URL_SAFE_NO_PAD.encode(&digest[..16]);
-    Participant {
-        service_id,
-        url,
-        etag,
-        ..content
-    }
+    Participant { service_id, url, etag, ..content }
 }
 
 /// RFC 3339, as both APIs spell time: `Z` or an offset, with up to nine digits of fraction.

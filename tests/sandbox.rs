@@ -41,24 +41,13 @@ impl Fake {
         let base = format!("http://{}", sandbox.local_addr());
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(sandbox.run(shutdown.clone()));
-        Fake {
-            base,
-            client: Client::new(),
-            shutdown,
-            running,
-        }
+        Fake { base, client: Client::new(), shutdown, running }
     }
 
     fn request(&self, method: &str, path: &str) -> RequestBuilder {
-        let url = if path.starts_with("http") {
-            path.to_owned()
-        } else {
-            format!("{}{path}", self.base)
-        };
+        let url = if path.starts_with("http") { path.to_owned() } else { format!("{}{path}", self.base) };
         let method = Method::from_bytes(method.as_bytes()).unwrap();
-        self.client
-            .request(method, url)
-            .basic_auth(ACCOUNT_SID, Some(AUTH_TOKEN))
+        self.client.request(method, url).basic_auth(ACCOUNT_SID, Some(AUTH_TOKEN))
     }
 
     async fn call(&self, method: &str, path: &str) -> Answer {
@@ -73,15 +62,9 @@ impl Fake {
     async fn form(&self, path: &str, fields: &str) -> Answer {
         let pairs = fields.split('&').filter_map(|field| field.split_once('='));
         let prefixed = |name: &str| {
-            if name.ends_with("Address") {
-                "MessagingBinding."
-            } else {
-                ""
-            }
+            if name.ends_with("Address") { "MessagingBinding." } else { "" }
         };
-        let form: Vec<_> = pairs
-            .map(|(name, value)| (format!("{}{name}", prefixed(name)), value))
-            .collect();
+        let form: Vec<_> = pairs.map(|(name, value)| (format!("{}{name}", prefixed(name)), value)).collect();
         answer(self.request("POST", path).form(&form)).await
     }
 
@@ -92,12 +75,7 @@ impl Fake {
     /// Asks a control route, which must do as told.
     async fn control(&self, method: &str, path: &str, body: Value) -> Value {
         let answer = self.json(method, &format!("/_sandbox/{path}"), body).await;
-        assert!(
-            (200..300).contains(&answer.status),
-            "{path}: {} {}",
-            answer.status,
-            answer.text
-        );
+        assert!((200..300).contains(&answer.status), "{path}: {} {}", answer.status, answer.text);
         answer.body
     }
 
@@ -116,12 +94,7 @@ async fn answer(request: RequestBuilder) -> Answer {
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let text = response.text().await.unwrap();
     let body = serde_json::from_str(&text).unwrap_or(Value::Null);
-    Answer {
-        status,
-        headers,
-        text,
-        body,
-    }
+    Answer { status, headers, text, body }
 }
 
 impl Answer {
@@ -143,11 +116,7 @@ impl Answer {
         let place = |key| self.text.find(&format!("\"{key}\":")).unwrap_or(usize::MAX);
         assert!(keys.split(' ').is_sorted_by_key(place), "{}", self.text);
         let expected = keys.split(' ').collect::<std::collections::BTreeSet<_>>();
-        assert!(
-            expected.iter().eq(self.body.as_object().unwrap().keys()),
-            "{}",
-            self.text
-        );
+        assert!(expected.iter().eq(self.body.as_object().unwrap().keys()), "{}", self.text);
     }
 }
 
@@ -165,10 +134,7 @@ fn v2(rest: &str) -> String {
 
 fn ids(listing: &Value, key: &str) -> Vec<String> {
     let items = listing["participants"].as_array().unwrap();
-    items
-        .iter()
-        .map(|item| item[key].as_str().unwrap().to_owned())
-        .collect()
+    items.iter().map(|item| item[key].as_str().unwrap().to_owned()).collect()
 }
 
 #[tokio::test]
@@ -205,10 +171,7 @@ async fn v1_lives_through_create_fetch_update_delete() {
     assert_eq!(updated["last_read_message_index"], 7);
     assert_eq!(updated["last_read_timestamp"], "any text");
     assert_eq!(updated["date_updated"], "2019-05-15T13:37:35Z");
-    assert_eq!(
-        updated["messaging_binding"],
-        json!({"type": "whatsapp", "address": "whatsapp:+15550100010"})
-    );
+    assert_eq!(updated["messaging_binding"], json!({"type": "whatsapp", "address": "whatsapp:+15550100010"}));
     assert_eq!(updated["date_created"], created["date_created"]);
     assert_eq!(updated["role_sid"], created["role_sid"]);
     assert_eq!(
@@ -232,49 +195,36 @@ async fn v1_services_show_the_same_store() {
     let created = fake.form(&below(SERVICE_SID, ""), "Identity=carol").await.ok(201);
     assert_eq!(created["chat_service_sid"], SERVICE_SID);
     assert_eq!(created["messaging_binding"], Value::Null);
-    assert!(created["url"].as_str().unwrap().contains(&format!(
-        "/v1/Services/{SERVICE_SID}/Conversations/{V1_CONVERSATION}/"
-    )));
+    assert!(
+        created["url"]
+            .as_str()
+            .unwrap()
+            .contains(&format!("/v1/Services/{SERVICE_SID}/Conversations/{V1_CONVERSATION}/"))
+    );
     let short = fake.get(&v1("/carol")).await.ok(200);
     assert!(short.get("chat_service_sid").is_none());
     assert_eq!(short["sid"], created["sid"]);
-    fake.get(&below("IS00000000000000000000000000000002", ""))
-        .await
-        .refused(404, 20404);
+    fake.get(&below("IS00000000000000000000000000000002", "")).await.refused(404, 20404);
 }
 
 #[tokio::test]
 async fn v1_finds_an_identity_only_to_fetch_it() {
     let fake = Fake::start().await;
     assert_eq!(fake.get(&v1("/alice")).await.ok(200)["sid"], ALICE);
-    fake.form(&v1("/alice"), "Attributes={}")
-        .await
-        .refused(404, 50432);
+    fake.form(&v1("/alice"), "Attributes={}").await.refused(404, 50432);
     fake.call("DELETE", &v1("/alice")).await.refused(404, 50432);
     let odd = "a/b%2F c+ü?#";
     fake.form(&v1(""), &format!("Identity={odd}")).await.ok(201);
-    assert_eq!(
-        fake.get(&v1("/a%2Fb%252F%20c+%C3%BC%3F%23")).await.ok(200)["identity"],
-        odd
-    );
+    assert_eq!(fake.get(&v1("/a%2Fb%252F%20c+%C3%BC%3F%23")).await.ok(200)["identity"], odd);
 }
 
 #[tokio::test]
 async fn v1_group_mms_binds_half_each() {
     let fake = Fake::start().await;
-    let masked = fake
-        .form(&v1(""), "Identity=dave&ProjectedAddress=+15550109003")
-        .await
-        .ok(201);
-    assert_eq!(
-        masked["messaging_binding"],
-        json!({"type": "sms", "projected_address": "+15550109003"})
-    );
+    let masked = fake.form(&v1(""), "Identity=dave&ProjectedAddress=+15550109003").await.ok(201);
+    assert_eq!(masked["messaging_binding"], json!({"type": "sms", "projected_address": "+15550109003"}));
     let alone = fake.form(&v1(""), "Address=+15550100011").await.ok(201);
-    assert_eq!(
-        alone["messaging_binding"],
-        json!({"type": "sms", "address": "+15550100011"})
-    );
+    assert_eq!(alone["messaging_binding"], json!({"type": "sms", "address": "+15550100011"}));
     let cleared = format!("/{}", masked["sid"].as_str().unwrap());
     let cleared = fake.form(&v1(&cleared), "ProjectedAddress=null").await.ok(200);
     assert_eq!(cleared["messaging_binding"], Value::Null);
@@ -321,25 +271,17 @@ async fn v1_refuses_what_it_should() {
     for (sid, fields, status, code) in updates {
         fake.form(&v1_one(sid), fields).await.refused(status, code);
     }
-    let taken = fake
-        .form(&v1(""), "Address=+15550100001&ProxyAddress=+15550109001")
-        .await;
+    let taken = fake.form(&v1(""), "Address=+15550100001&ProxyAddress=+15550109001").await;
     assert!(taken.body["message"].as_str().unwrap().contains(V1_CONVERSATION));
     taken.keys("code message more_info status");
 
-    for path in [
-        "/v1/Conversations/none/Participants",
-        "/v1/Conversations",
-        "/elsewhere",
-    ] {
+    for path in ["/v1/Conversations/none/Participants", "/v1/Conversations", "/elsewhere"] {
         fake.get(path).await.refused(404, 20404);
     }
     fake.get(&v1("/nobody")).await.refused(404, 50432);
     fake.call("PUT", &v1_one(ALICE)).await.refused(405, 20004);
     fake.call("DELETE", &v1("")).await.refused(405, 20004);
-    fake.json("POST", &v1(""), json!({"Identity": "eve"}))
-        .await
-        .refused(400, 20001);
+    fake.json("POST", &v1(""), json!({"Identity": "eve"})).await.refused(400, 20001);
 }
 
 #[tokio::test]
@@ -375,37 +317,19 @@ async fn v1_pages_both_ways() {
     fake.call("DELETE", &v1_one(SMS)).await.ok(204);
     let second = fake.get(meta["next_page_url"].as_str().unwrap()).await.ok(200);
     assert_eq!(ids(&second, "identity"), ["member-4", "member-5", "member-6"]);
-    let third = fake
-        .get(second["meta"]["next_page_url"].as_str().unwrap())
-        .await
-        .ok(200);
+    let third = fake.get(second["meta"]["next_page_url"].as_str().unwrap()).await.ok(200);
     assert_eq!(ids(&third, "identity"), ["member-7"]);
     assert_eq!(third["meta"]["page"], 2);
     assert_eq!(third["meta"]["next_page_url"], Value::Null);
-    let back = fake
-        .get(third["meta"]["previous_page_url"].as_str().unwrap())
-        .await
-        .ok(200);
+    let back = fake.get(third["meta"]["previous_page_url"].as_str().unwrap()).await.ok(200);
     assert_eq!(ids(&back, "sid"), ids(&second, "sid"));
-    let start = fake
-        .get(back["meta"]["previous_page_url"].as_str().unwrap())
-        .await
-        .ok(200);
+    let start = fake.get(back["meta"]["previous_page_url"].as_str().unwrap()).await.ok(200);
     assert_eq!(ids(&start, "identity"), ["alice", "bob"]);
     assert_eq!(start["meta"]["previous_page_url"], Value::Null);
 
-    assert_eq!(
-        fake.get(&v1("?PageSize=1000")).await.ok(200)["meta"]["page_size"],
-        100
-    );
+    assert_eq!(fake.get(&v1("?PageSize=1000")).await.ok(200)["meta"]["page_size"], 100);
     assert_eq!(fake.get(&v1("")).await.ok(200)["meta"]["page_size"], 50);
-    for query in [
-        "?PageSize=0",
-        "?PageSize=x",
-        "?Page=-1",
-        "?PageToken=PAx",
-        "?PageToken=é",
-    ] {
+    for query in ["?PageSize=0", "?PageSize=x", "?Page=-1", "?PageToken=PAx", "?PageToken=é"] {
         fake.get(&v1(query)).await.refused(400, 20001);
     }
 }
@@ -421,17 +345,11 @@ async fn v2_creates_fetches_and_replaces() {
     let created = created.ok(201);
     assert_eq!(created["id"], "conv_participant_00000000000000000000000004");
     assert_eq!(created["addresses"], addresses);
-    assert_eq!(
-        created["createdAt"].as_str().unwrap().len(),
-        "2023-07-01T12:00:00.000000000Z".len()
-    );
+    assert_eq!(created["createdAt"].as_str().unwrap().len(), "2023-07-01T12:00:00.000000000Z".len());
     let one = v2("/conv_participant_00000000000000000000000004");
     assert_eq!(fake.get(&one).await.ok(200), created);
 
-    let replaced = fake
-        .json("PUT", &one, json!({"name": "Only a name"}))
-        .await
-        .ok(200);
+    let replaced = fake.json("PUT", &one, json!({"name": "Only a name"})).await.ok(200);
     assert_eq!(replaced["name"], "Only a name");
     assert_eq!(replaced["type"], Value::Null);
     assert_eq!(replaced["profileId"], Value::Null);
@@ -452,22 +370,10 @@ async fn v2_refuses_what_it_should() {
         (json!({}), "/addresses"),
         (json!({"addresses": []}), "/addresses"),
         (json!({"addresses": sms("")}), "/addresses/0/address"),
-        (
-            json!({"addresses": sms(&"1".repeat(255))}),
-            "/addresses/0/address",
-        ),
-        (
-            json!({"addresses": sms("+15550100020"), "type": "customer"}),
-            "/type",
-        ),
-        (
-            json!({"addresses": sms("+15550100020"), "name": "x".repeat(257)}),
-            "/name",
-        ),
-        (
-            json!({"addresses": [{"channel": "sms", "address": "a"}]}),
-            "/addresses/0/channel",
-        ),
+        (json!({"addresses": sms(&"1".repeat(255))}), "/addresses/0/address"),
+        (json!({"addresses": sms("+15550100020"), "type": "customer"}), "/type"),
+        (json!({"addresses": sms("+15550100020"), "name": "x".repeat(257)}), "/name"),
+        (json!({"addresses": [{"channel": "sms", "address": "a"}]}), "/addresses/0/channel"),
         (json!([]), ""),
     ];
     for (body, pointer) in bodies {
@@ -485,17 +391,11 @@ async fn v2_refuses_what_it_should() {
         assert_eq!(conflict.headers["x-conflicting-resource-id"], NOOR);
     }
     fake.form(&v2(""), "name=Dana").await.refused(415, 20001);
-    for path in [
-        "/v2/Conversations/none/Participants".to_owned(),
-        v2("/none"),
-        "/v2/Elsewhere".to_owned(),
-    ] {
+    for path in ["/v2/Conversations/none/Participants".to_owned(), v2("/none"), "/v2/Elsewhere".to_owned()] {
         fake.get(&path).await.refused(404, 20404);
     }
     for method in ["DELETE", "PATCH"] {
-        fake.call(method, &v2(&format!("/{NOOR}")))
-            .await
-            .refused(405, 20004);
+        fake.call(method, &v2(&format!("/{NOOR}"))).await.refused(405, 20004);
     }
     for query in ["?pageSize=0", "?pageSize=1001", "?pageToken=%2B"] {
         fake.get(&v2(query)).await.refused(400, 20001);
@@ -507,10 +407,7 @@ async fn v2_pages_both_ways() {
     let fake = Fake::start().await;
     fake.populate(V2_CONVERSATION, 2).await;
     let page = async |token: &Value| {
-        let token = token
-            .as_str()
-            .map(|token| format!("&pageToken={token}"))
-            .unwrap_or_default();
+        let token = token.as_str().map(|token| format!("&pageToken={token}")).unwrap_or_default();
         fake.get(&v2(&format!("?pageSize=2{token}"))).await.ok(200)
     };
     let first = page(&Value::Null).await;
@@ -524,51 +421,27 @@ async fn v2_pages_both_ways() {
     let back = page(&third["meta"]["previousToken"]).await;
     assert_eq!(ids(&back, "id"), ids(&second, "id"));
     assert_eq!(page(&back["meta"]["previousToken"]).await, first);
-    assert_eq!(
-        fake.get(&v2("?pageSize=1000")).await.ok(200)["participants"]
-            .as_array()
-            .unwrap()
-            .len(),
-        5
-    );
+    assert_eq!(fake.get(&v2("?pageSize=1000")).await.ok(200)["participants"].as_array().unwrap().len(), 5);
 }
 
 #[tokio::test]
 async fn accounts_log_in_and_are_apart() {
-    let other = Account {
-        sid: "AC11111111111111111111111111111111".into(),
-        auth_token: "secret".into(),
-    };
+    let other = Account { sid: "AC11111111111111111111111111111111".into(), auth_token: "secret".into() };
     assert!(!format!("{other:?}").contains("secret"));
-    let fake = Fake::with(Settings {
-        accounts: vec![other],
-        ..Settings::default()
-    })
-    .await;
+    let fake = Fake::with(Settings { accounts: vec![other], ..Settings::default() }).await;
     let sid = "AC11111111111111111111111111111111";
     let logged_in = |user: &str, password: &str, path: String| {
-        answer(
-            fake.client
-                .get(format!("{}{path}", fake.base))
-                .basic_auth(user, Some(password)),
-        )
+        answer(fake.client.get(format!("{}{path}", fake.base)).basic_auth(user, Some(password)))
     };
     fake.call("DELETE", &v1_one(ALICE)).await.ok(204);
     let theirs = logged_in(sid, "secret", v1("/alice")).await.ok(200);
     assert_eq!(theirs["account_sid"], sid);
-    assert_eq!(
-        logged_in(sid, "secret", v2("")).await.ok(200)["participants"][0]["accountId"],
-        sid
-    );
-    logged_in(API_KEY_SID, API_KEY_SECRET, v1("/alice"))
-        .await
-        .refused(404, 50432);
+    assert_eq!(logged_in(sid, "secret", v2("")).await.ok(200)["participants"][0]["accountId"], sid);
+    logged_in(API_KEY_SID, API_KEY_SECRET, v1("/alice")).await.refused(404, 50432);
 
     for path in [v1(""), v2("")] {
         logged_in(sid, AUTH_TOKEN, path.clone()).await.refused(401, 20003);
-        answer(fake.client.get(format!("{}{path}", fake.base)))
-            .await
-            .refused(401, 20003);
+        answer(fake.client.get(format!("{}{path}", fake.base))).await.refused(401, 20003);
     }
 }
 
@@ -579,18 +452,10 @@ async fn every_answer_has_twilios_headers_and_every_request_is_logged() {
         let headers = fake.get(&path).await.headers;
         let id = headers["twilio-request-id"].to_str().unwrap();
         assert!(id.starts_with("RQ") && id.len() == 34);
-        assert!(
-            headers["twilio-request-duration"]
-                .to_str()
-                .unwrap()
-                .parse::<f64>()
-                .is_ok()
-        );
+        assert!(headers["twilio-request-duration"].to_str().unwrap().parse::<f64>().is_ok());
         assert_eq!(headers["twilio-concurrent-requests"], "1");
     }
-    let request = fake
-        .request("POST", &v1("?x=1"))
-        .header("X-Twilio-Webhook-Enabled", "true");
+    let request = fake.request("POST", &v1("?x=1")).header("X-Twilio-Webhook-Enabled", "true");
     answer(request.form(&[("Identity", "e/v e")])).await.ok(201);
     let log = fake.control("GET", "requests", Value::Null).await;
     assert_eq!(log["total"], 4);
@@ -599,10 +464,7 @@ async fn every_answer_has_twilios_headers_and_every_request_is_logged() {
         json!({"method": method, "path_template": template, "count": 1})
     };
     let by = log["by"].as_array().unwrap();
-    assert!(
-        by.contains(&counted("GET")) && by.contains(&counted("POST")),
-        "{by:?}"
-    );
+    assert!(by.contains(&counted("GET")) && by.contains(&counted("POST")), "{by:?}");
     let last = &log["last"][3];
     assert_eq!(last["method"], "POST");
     assert_eq!(last["path"], json!(v1("")));
@@ -617,14 +479,8 @@ async fn every_answer_has_twilios_headers_and_every_request_is_logged() {
 
 #[tokio::test]
 async fn a_fault_answers_in_place_of_the_face_as_often_as_it_says() {
-    let fault = "status=429,code=20429,retry-after=1,times=2,method=GET"
-        .parse()
-        .unwrap();
-    let fake = Fake::with(Settings {
-        faults: vec![fault],
-        ..Settings::default()
-    })
-    .await;
+    let fault = "status=429,code=20429,retry-after=1,times=2,method=GET".parse().unwrap();
+    let fake = Fake::with(Settings { faults: vec![fault], ..Settings::default() }).await;
     fake.form(&v1(""), "Identity=eve").await.ok(201);
     for path in [v1(""), v2("")] {
         let throttled = fake.get(&path).await;
@@ -634,10 +490,7 @@ async fn a_fault_answers_in_place_of_the_face_as_often_as_it_says() {
     }
     fake.get(&v1("")).await.ok(200);
     fake.control("POST", "reset", Value::Null).await;
-    assert_eq!(
-        fake.control("GET", "faults", Value::Null).await["faults"][0]["times"],
-        2
-    );
+    assert_eq!(fake.control("GET", "faults", Value::Null).await["faults"][0]["times"], 2);
     fake.get(&v1("")).await.refused(429, 20429);
 }
 
@@ -649,13 +502,7 @@ async fn a_fault_strikes_what_it_matches() {
     fake.fault(json!({"match": matches, "status": 503})).await;
     let refused = fake.form(&v1(""), "Identity=eve").await;
     assert_eq!((refused.status, refused.text.as_str()), (503, ""));
-    fake.json(
-        "POST",
-        &v2(""),
-        json!({"addresses": [{"channel": "CHAT", "address": "eve"}]}),
-    )
-    .await
-    .ok(201);
+    fake.json("POST", &v2(""), json!({"addresses": [{"channel": "CHAT", "address": "eve"}]})).await.ok(201);
     fake.get(&v1("/eve")).await.refused(404, 50432);
     fake.control("DELETE", "faults", Value::Null).await;
 
@@ -664,8 +511,7 @@ async fn a_fault_strikes_what_it_matches() {
         json!({"match": {"method": "GET"}, "times": 1, "body": "<html>", "content_type": "text/html"}),
     )
     .await;
-    fake.fault(json!({"headers": {"X-Odd": "yes", "Twilio-Request-Id": "RQ1"}, "latency_ms": 1}))
-        .await;
+    fake.fault(json!({"headers": {"X-Odd": "yes", "Twilio-Request-Id": "RQ1"}, "latency_ms": 1})).await;
     let page = fake.get(&v1("")).await;
     assert_eq!((page.status, page.text.as_str()), (200, "<html>"));
     assert_eq!(page.headers["content-type"], "text/html");
@@ -678,8 +524,7 @@ async fn a_fault_strikes_what_it_matches() {
 #[tokio::test]
 async fn after_the_effect_the_answer_is_lost() {
     let fake = Fake::start().await;
-    fake.fault(json!({"after": true, "status": 500, "code": 20500, "times": 1}))
-        .await;
+    fake.fault(json!({"after": true, "status": 500, "code": 20500, "times": 1})).await;
     fake.form(&v1(""), "Identity=eve").await.refused(500, 20500);
     fake.form(&v1(""), "Identity=eve").await.refused(409, 50433);
 }
@@ -688,13 +533,7 @@ async fn after_the_effect_the_answer_is_lost() {
 async fn a_connection_is_cut() {
     let fake = Fake::start().await;
     let cut = |cut: Cut, after: bool| {
-        serde_json::to_value(Fault {
-            times: Some(1),
-            cut: Some(cut),
-            after,
-            ..Fault::default()
-        })
-        .unwrap()
+        serde_json::to_value(Fault { times: Some(1), cut: Some(cut), after, ..Fault::default() }).unwrap()
     };
     let create = |identity: &'static str| fake.request("POST", &v1("")).form(&[("Identity", identity)]);
 
@@ -723,10 +562,7 @@ async fn a_connection_is_cut() {
 async fn held_requests_wait_for_their_release() {
     let fake = Fake::start().await;
     let held = Fault {
-        matches: FaultMatch {
-            method: Some("GET".into()),
-            ..FaultMatch::default()
-        },
+        matches: FaultMatch { method: Some("GET".into()), ..FaultMatch::default() },
         times: Some(1),
         hold: true,
         after: true,
@@ -741,10 +577,7 @@ async fn held_requests_wait_for_their_release() {
         fault["after"] = json!(after);
         fake.fault(fault).await;
         let waiting = tokio::spawn(answer(fake.request("GET", &v1("/alice"))));
-        assert_eq!(
-            fake.control("GET", "held?at_least=1", Value::Null).await["held"],
-            1
-        );
+        assert_eq!(fake.control("GET", "held?at_least=1", Value::Null).await["held"], 1);
         fake.form(&alice, r#"Attributes={"new":true}"#).await.ok(200);
         assert_eq!(fake.control("POST", "release", Value::Null).await["released"], 1);
         assert_eq!(waiting.await.unwrap().ok(200)["attributes"], attributes);
@@ -766,41 +599,19 @@ async fn control_routes_say_what_is_wrong() {
         ("faults", json!({"statsu": 500}), "statsu"),
         ("faults", json!({"status": "often"}), "status"),
         ("faults", json!({"times": 1}), "does nothing"),
-        (
-            "populate",
-            json!({"conversation": V1_CONVERSATION, "count": 998}),
-            "1000",
-        ),
-        (
-            "populate",
-            json!({"conversation": "nowhere", "count": 1}),
-            "nowhere",
-        ),
-        (
-            "populate",
-            json!({"account": "AC2", "conversation": V1_CONVERSATION, "count": 1}),
-            "AC2",
-        ),
+        ("populate", json!({"conversation": V1_CONVERSATION, "count": 998}), "1000"),
+        ("populate", json!({"conversation": "nowhere", "count": 1}), "nowhere"),
+        ("populate", json!({"account": "AC2", "conversation": V1_CONVERSATION, "count": 1}), "AC2"),
     ];
     for (route, body, named) in wrong {
         let refused = fake.json("POST", &format!("/_sandbox/{route}"), body).await;
         assert_eq!(refused.status, 400, "{}", refused.text);
-        assert!(
-            refused.body["error"].as_str().unwrap().contains(named),
-            "{}",
-            refused.text
-        );
+        assert!(refused.body["error"].as_str().unwrap().contains(named), "{}", refused.text);
     }
     assert_eq!(fake.get("/_sandbox/nothing").await.status, 404);
     assert_eq!(fake.control("GET", "requests", Value::Null).await["total"], 0);
-    let nonsense = Settings {
-        faults: vec![Fault::default()],
-        ..Settings::default()
-    };
-    assert_eq!(
-        Sandbox::bind(nonsense).await.unwrap_err().kind(),
-        std::io::ErrorKind::InvalidInput
-    );
+    let nonsense = Settings { faults: vec![Fault::default()], ..Settings::default() };
+    assert_eq!(Sandbox::bind(nonsense).await.unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
 }
 
 #[tokio::test]
@@ -812,12 +623,9 @@ async fn reset_brings_everything_back() {
     fake.fault(json!({"status": 500})).await;
     fake.control("POST", "reset", Value::Null).await;
     assert_eq!(fake.get(&v1("")).await.ok(200), before);
-    fake.call(
-        "GET",
-        "/v1/Conversations/CH000000000000000000000000000000aa/Participants",
-    )
-    .await
-    .refused(404, 20404);
+    fake.call("GET", "/v1/Conversations/CH000000000000000000000000000000aa/Participants")
+        .await
+        .refused(404, 20404);
     assert_eq!(fake.control("GET", "requests", Value::Null).await["total"], 2);
 }
 

@@ -29,9 +29,7 @@ pub(super) async fn serve(
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
         .with_state(readiness);
-    axum::serve(listener, routes)
-        .with_graceful_shutdown(end.cancelled_owned())
-        .await
+    axum::serve(listener, routes).with_graceful_shutdown(end.cancelled_owned()).await
 }
 
 async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, &'static str) {

@@ -17,12 +17,7 @@ pub struct Aliases {
 impl Aliases {
     /// `ttl`: a unique name can be given to another conversation once the first is gone.
     pub fn new(ttl: Duration) -> Self {
-        Self {
-            sids: Moka::builder()
-                .max_capacity(MAX_ALIASES)
-                .time_to_live(ttl)
-                .build(),
-        }
+        Self { sids: Moka::builder().max_capacity(MAX_ALIASES).time_to_live(ttl).build() }
     }
 
     /// The same conversation by its SID; `None` while no answer has told it.

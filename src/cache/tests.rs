@@ -9,15 +9,9 @@ use super::*;
 use crate::ids::ApiVersion;
 
 fn cache(ttl: Duration, negative_ttl: Duration) -> Cache<String> {
-    let settings = Settings {
-        ttl,
-        negative_ttl,
-        max_bytes: 1 << 20,
-    };
-    let traits = Traits {
-        weight: |value: &String| value.len() as u32,
-        is_negative: |value: &String| value == "none",
-    };
+    let settings = Settings { ttl, negative_ttl, max_bytes: 1 << 20 };
+    let traits =
+        Traits { weight: |value: &String| value.len() as u32, is_negative: |value: &String| value == "none" };
     Cache::new(&settings, &traits, TaskTracker::new())
 }
 
@@ -39,24 +33,16 @@ fn alice(cache: &Cache<String>, conversation: &Conversation) -> Key {
 }
 
 async fn get(cache: &Cache<String>, key: Key, value: &'static str) -> (String, CacheStatus) {
-    let loaded = cache
-        .get_or_load(key, None, || async { Ok::<_, Infallible>(value.to_owned()) })
-        .await
-        .unwrap();
+    let loaded =
+        cache.get_or_load(key, None, || async { Ok::<_, Infallible>(value.to_owned()) }).await.unwrap();
     (loaded.value, loaded.status)
 }
 
 #[tokio::test]
 async fn a_value_is_loaded_once_and_then_hit() {
     let (cache, chat) = (long(), conversation('1', "CH1"));
-    assert_eq!(
-        get(&cache, alice(&cache, &chat), "a").await,
-        ("a".into(), CacheStatus::Miss)
-    );
-    assert_eq!(
-        get(&cache, alice(&cache, &chat), "b").await,
-        ("a".into(), CacheStatus::Hit)
-    );
+    assert_eq!(get(&cache, alice(&cache, &chat), "a").await, ("a".into(), CacheStatus::Miss));
+    assert_eq!(get(&cache, alice(&cache, &chat), "b").await, ("a".into(), CacheStatus::Hit));
 }
 
 #[tokio::test]
@@ -87,10 +73,7 @@ async fn what_was_loading_when_it_was_forgotten_is_never_served() {
     assert_eq!(get(&cache, alice(&cache, &chat), "new").await.0, "new");
     release.send(()).unwrap();
     assert_eq!(slow.await.unwrap(), "old");
-    assert_eq!(
-        get(&cache, alice(&cache, &chat), "newest").await,
-        ("new".into(), CacheStatus::Hit)
-    );
+    assert_eq!(get(&cache, alice(&cache, &chat), "newest").await, ("new".into(), CacheStatus::Hit));
 }
 
 #[tokio::test]
@@ -119,9 +102,7 @@ async fn a_load_goes_on_when_its_caller_has_left() {
 #[tokio::test]
 async fn a_failure_is_shared_and_not_stored() {
     let (cache, chat) = (long(), conversation('1', "CH1"));
-    let failing = cache
-        .get_or_load(alice(&cache, &chat), None, || async { Err("down") })
-        .await;
+    let failing = cache.get_or_load(alice(&cache, &chat), None, || async { Err("down") }).await;
     assert!(matches!(failing, Err(LoadError::Failed(error)) if *error == "down"));
     assert_eq!(get(&cache, alice(&cache, &chat), "a").await.1, CacheStatus::Miss);
 }
@@ -144,10 +125,7 @@ async fn a_panicking_load_poisons_nothing() {
 async fn that_there_is_none_is_a_value_with_its_own_lifetime() {
     let cache = cache(Duration::from_secs(60), Duration::from_millis(1));
     let chat = conversation('1', "CH1");
-    assert_eq!(
-        get(&cache, alice(&cache, &chat), "none").await.1,
-        CacheStatus::Miss
-    );
+    assert_eq!(get(&cache, alice(&cache, &chat), "none").await.1, CacheStatus::Miss);
     let deadline = Instant::now() + Duration::from_secs(5);
     while get(&cache, alice(&cache, &chat), "a").await.0 == "none" {
         assert!(Instant::now() < deadline, "it never expired");
@@ -159,10 +137,7 @@ async fn too_old_for_the_caller_is_loaded_again() {
     let (cache, chat) = (long(), conversation('1', "CH1"));
     get(&cache, alice(&cache, &chat), "a").await;
     let load = || async { Ok::<_, Infallible>("b".to_owned()) };
-    let fresh = cache
-        .get_or_load(alice(&cache, &chat), Some(Duration::ZERO), load)
-        .await
-        .unwrap();
+    let fresh = cache.get_or_load(alice(&cache, &chat), Some(Duration::ZERO), load).await.unwrap();
     assert_eq!((fresh.value.as_str(), fresh.status), ("b", CacheStatus::Miss));
 }
 
@@ -177,10 +152,7 @@ async fn a_slower_load_does_not_replace_a_later_one() {
     });
     let fast = async {
         // `slow` was polled first and has noted its time.
-        cache
-            .load(key.clone(), async { Ok::<_, Infallible>("new".to_owned()) })
-            .await
-            .unwrap();
+        cache.load(key.clone(), async { Ok::<_, Infallible>("new".to_owned()) }).await.unwrap();
         release.send(()).unwrap();
     };
     let (slow, ()) = tokio::join!(biased; slow, fast);
@@ -209,28 +181,16 @@ async fn accounts_and_services_and_versions_do_not_share() {
             service: crate::ids::ServiceId::parse(&format!("IS{}", "1".repeat(32))),
             ..one.clone()
         },
-        Conversation {
-            version: ApiVersion::V2,
-            ..one.clone()
-        },
+        Conversation { version: ApiVersion::V2, ..one.clone() },
     ];
     get(&cache, alice(&cache, &one), "one").await;
     for other in &others {
-        assert_eq!(
-            get(&cache, alice(&cache, other), "other").await.1,
-            CacheStatus::Miss
-        );
+        assert_eq!(get(&cache, alice(&cache, other), "other").await.1, CacheStatus::Miss);
     }
     cache.forget(&one.account, &one.id);
     // Whatever the service, the conversation is the same; another account's is not.
-    assert_eq!(
-        get(&cache, alice(&cache, &others[1]), "x").await.1,
-        CacheStatus::Miss
-    );
-    assert_eq!(
-        get(&cache, alice(&cache, &others[0]), "x").await.1,
-        CacheStatus::Hit
-    );
+    assert_eq!(get(&cache, alice(&cache, &others[1]), "x").await.1, CacheStatus::Miss);
+    assert_eq!(get(&cache, alice(&cache, &others[0]), "x").await.1, CacheStatus::Hit);
 }
 
 #[tokio::test]
@@ -246,21 +206,12 @@ async fn an_answer_that_tells_its_own_key_is_stored_unless_something_was_forgott
                 }
                 Ok::<_, Infallible>(value.to_owned())
             };
-            cache
-                .load_unkeyed(load, |_| Some((chat.clone(), item())))
-                .await
-                .unwrap();
+            cache.load_unkeyed(load, |_| Some((chat.clone(), item()))).await.unwrap();
         }
     };
     loaded("old", true).await;
-    assert_eq!(
-        get(&cache, alice(&cache, &chat), "new").await.1,
-        CacheStatus::Miss
-    );
+    assert_eq!(get(&cache, alice(&cache, &chat), "new").await.1, CacheStatus::Miss);
     cache.forget_all();
     loaded("named", false).await;
-    assert_eq!(
-        get(&cache, alice(&cache, &chat), "x").await,
-        ("named".into(), CacheStatus::Hit)
-    );
+    assert_eq!(get(&cache, alice(&cache, &chat), "x").await, ("named".into(), CacheStatus::Hit));
 }

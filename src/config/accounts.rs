@@ -21,12 +21,7 @@ struct Raw {
     v2_url: Option<Url>,
 }
 
-const ENV: [&str; 4] = [
-    "TWILIO_ACCOUNT_SID",
-    "TWILIO_AUTH_TOKEN",
-    "TWILIO_API_KEY",
-    "TWILIO_API_SECRET",
-];
+const ENV: [&str; 4] = ["TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_API_KEY", "TWILIO_API_SECRET"];
 const FILE: [&str; 4] = ["account_sid", "auth_token", "api_key", "api_secret"];
 const FILE_URLS: [&str; 3] = ["url", "v1_url", "v2_url"];
 
@@ -74,10 +69,7 @@ fn default_first(sources: &mut Sources<'_>, accounts: &mut [Account]) {
     };
     match accounts.iter().position(|account| account.id.as_str() == default) {
         Some(at) => accounts[..=at].rotate_right(1),
-        None => sources.problem(
-            "default_account",
-            "must be the account_sid of one of the accounts",
-        ),
+        None => sources.problem("default_account", "must be the account_sid of one of the accounts"),
     }
 }
 
@@ -105,46 +97,26 @@ fn from_table(sources: &mut Sources<'_>, at: String, table: &toml::Table, (v1, v
         Some(text) => checked_url(sources, &format!("{at}{name}"), &text),
     };
     let (v1_url, v2_url) = (own("v1_url", v1_url, v1), own("v2_url", v2_url, v2));
-    Raw {
-        at,
-        names: FILE,
-        values,
-        v1_url,
-        v2_url,
-    }
+    Raw { at, names: FILE, values, v1_url, v2_url }
 }
 
 fn account(sources: &mut Sources<'_>, raw: Raw) -> Option<Account> {
-    let Raw {
-        at,
-        names: [sid_name, token_name, key_name, secret_name],
-        values,
-        v1_url,
-        v2_url,
-    } = raw;
+    let Raw { at, names: [sid_name, token_name, key_name, secret_name], values, v1_url, v2_url } = raw;
     let [sid, token, key, secret] = values;
     let id = match sid {
         Some(sid) => AccountId::parse(&sid).ok_or("must be `AC` and 32 hex digits"),
         None => Err("is required"),
     };
-    let id = id
-        .map_err(|text| sources.problem(format!("{at}{sid_name}"), text))
-        .ok();
+    let id = id.map_err(|text| sources.problem(format!("{at}{sid_name}"), text)).ok();
     // An API key is preferred: it can be revoked by itself, and may do less than the auth token.
     let credentials = match (key, secret, token) {
         (Some(key), Some(secret), _) => Some(Credentials::new(key, secret)),
         (Some(_), None, _) => {
-            sources.problem(
-                format!("{at}{secret_name}"),
-                format!("is required with {key_name}"),
-            );
+            sources.problem(format!("{at}{secret_name}"), format!("is required with {key_name}"));
             None
         }
         (None, Some(_), _) => {
-            sources.problem(
-                format!("{at}{key_name}"),
-                format!("is required with {secret_name}"),
-            );
+            sources.problem(format!("{at}{key_name}"), format!("is required with {secret_name}"));
             None
         }
         (None, None, Some(token)) => id.as_ref().map(|id| Credentials::new(id.as_str(), token)),
@@ -154,12 +126,7 @@ fn account(sources: &mut Sources<'_>, raw: Raw) -> Option<Account> {
             None
         }
     };
-    Some(Account {
-        id: id?,
-        credentials: credentials?,
-        v1_url: v1_url?,
-        v2_url: v2_url?,
-    })
+    Some(Account { id: id?, credentials: credentials?, v1_url: v1_url?, v2_url: v2_url? })
 }
 
 /// The base URLs of accounts that have none of their own.
@@ -184,19 +151,14 @@ fn host(edge: Option<String>, region: Option<String>) -> String {
     match (edge, region) {
         (None, None) => "conversations.twilio.com".into(),
         (Some(edge), region) => {
-            format!(
-                "conversations.{edge}.{}.twilio.com",
-                region.as_deref().unwrap_or("us1")
-            )
+            format!("conversations.{edge}.{}.twilio.com", region.as_deref().unwrap_or("us1"))
         }
         (None, Some(region)) => format!("conversations.{region}.twilio.com"),
     }
 }
 
 fn checked_url(sources: &mut Sources<'_>, at: &str, text: &str) -> Option<Url> {
-    let insecure = sources
-        .optional("upstream.allow_insecure", super::switch)
-        .unwrap_or_default();
+    let insecure = sources.optional("upstream.allow_insecure", super::switch).unwrap_or_default();
     match base_url(text, insecure) {
         Ok(url) => Some(url),
         Err(error) => {
@@ -219,10 +181,10 @@ fn base_url(text: &str, allow_insecure: bool) -> Result<Url, &'static str> {
         _ if !is_bare || url.fragment().is_some() => Err("must hold no user, password, query or fragment"),
         "https" => Ok(url),
         "http" if is_loopback || allow_insecure => Ok(url),
-        "http" => Err(
-            "is plain http to another machine: credentials and PII would travel readable; use https, \
-                       or accept that with --allow-insecure-upstream",
-        ),
+        "http" => {
+            Err("is plain http to another machine: credentials and PII would travel readable; use https, \
+                       or accept that with --allow-insecure-upstream")
+        }
         _ => Err("must begin with https://"),
     }
 }

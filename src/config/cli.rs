@@ -33,10 +33,7 @@ pub struct Exit {
 pub fn parse(args: impl IntoIterator<Item = OsString>, env: Lookup<'_>) -> Result<Command, Exit> {
     let matches = command().try_get_matches_from(args).map_err(|message| {
         let is_usage_error = message.use_stderr();
-        Exit {
-            message,
-            is_usage_error,
-        }
+        Exit { message, is_usage_error }
     })?;
     Ok(match matches.subcommand() {
         Some(("sandbox", matches)) => Command::Sandbox(sandbox_alone(matches)),
@@ -79,10 +76,7 @@ fn command() -> clap::Command {
                  TWILIO_API_SECRET, and from the file. Settings without a flag: docs/configuration.md.",
             )
     };
-    let listen = Arg::new("listen")
-        .long("listen")
-        .value_name("ADDRESS")
-        .default_value("127.0.0.1:8080");
+    let listen = Arg::new("listen").long("listen").value_name("ADDRESS").default_value("127.0.0.1:8080");
     clap::Command::new("participant-gateway")
         .about("One gRPC Participant service over Twilio Conversations v1 and v2")
         .version(env!("CARGO_PKG_VERSION"))
@@ -119,20 +113,13 @@ fn flags(matches: &ArgMatches) -> Flags {
 }
 
 fn faults(matches: &ArgMatches) -> Vec<String> {
-    matches
-        .get_many::<String>("fault")
-        .unwrap_or_default()
-        .cloned()
-        .collect()
+    matches.get_many::<String>("fault").unwrap_or_default().cloned().collect()
 }
 
 fn sandbox_alone(matches: &ArgMatches) -> Result<sandbox::Settings, Vec<Problem>> {
     let mut problems = Vec::new();
     let faults = parse_faults(&faults(matches), &mut problems);
-    let listen = matches
-        .get_one::<String>("listen")
-        .map_or("", String::as_str)
-        .parse::<SocketAddr>();
+    let listen = matches.get_one::<String>("listen").map_or("", String::as_str).parse::<SocketAddr>();
     if listen.is_err() {
         problems.push(Problem {
             at: "--listen".into(),
@@ -140,11 +127,9 @@ fn sandbox_alone(matches: &ArgMatches) -> Result<sandbox::Settings, Vec<Problem>
         });
     }
     match listen {
-        Ok(listen) if problems.is_empty() => Ok(sandbox::Settings {
-            listen,
-            faults,
-            ..sandbox::Settings::default()
-        }),
+        Ok(listen) if problems.is_empty() => {
+            Ok(sandbox::Settings { listen, faults, ..sandbox::Settings::default() })
+        }
         _ => Err(problems),
     }
 }

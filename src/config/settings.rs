@@ -27,15 +27,7 @@ const fn setting(
     default: &'static str,
     help: &'static str,
 ) -> Setting {
-    Setting {
-        key,
-        flag,
-        env,
-        default,
-        help,
-        is_secret: false,
-        is_switch: false,
-    }
+    Setting { key, flag, env, default, help, is_secret: false, is_switch: false }
 }
 
 /// All settings but the accounts, in the order in which they are shown.
@@ -206,21 +198,9 @@ pub const SETTINGS: &[Setting] = &[
 pub fn markdown() -> String {
     let mut table =
         "| key in the file | variable | flag | default | what it is |\n|---|---|---|---|---|\n".to_owned();
-    for Setting {
-        key,
-        flag,
-        env,
-        default,
-        help,
-        ..
-    } in SETTINGS
-    {
+    for Setting { key, flag, env, default, help, .. } in SETTINGS {
         let flag = flag.map_or("–".to_owned(), |flag| format!("`--{flag}`"));
-        let default = if default.is_empty() {
-            "–".to_owned()
-        } else {
-            format!("`{default}`")
-        };
+        let default = if default.is_empty() { "–".to_owned() } else { format!("`{default}`") };
         table.push_str(&format!("| `{key}` | `{env}` | {flag} | {default} | {help} |\n"));
     }
     table

@@ -34,10 +34,7 @@ impl<'a> Sources<'a> {
     }
 
     pub(super) fn problem(&mut self, at: impl Into<String>, text: impl Into<String>) {
-        self.problems.push(Problem {
-            at: at.into(),
-            text: text.into(),
-        });
+        self.problems.push(Problem { at: at.into(), text: text.into() });
     }
 
     pub(super) fn env(&self, name: &str) -> Option<String> {
@@ -59,9 +56,7 @@ impl<'a> Sources<'a> {
 
     /// Whether anything but the default sets it.
     pub(super) fn is_set(&self, key: &str) -> bool {
-        SETTINGS
-            .iter()
-            .any(|setting| setting.key == key && self.raw(setting).1 != "default")
+        SETTINGS.iter().any(|setting| setting.key == key && self.raw(setting).1 != "default")
     }
 
     /// The parsed value; `None` where it is not set, and where it is wrong, which is then a problem.
@@ -75,9 +70,7 @@ impl<'a> Sources<'a> {
         if text.is_empty() {
             return None;
         }
-        parse(&text)
-            .map_err(|error| self.problem(at, error.to_string()))
-            .ok()
+        parse(&text).map_err(|error| self.problem(at, error.to_string())).ok()
     }
 
     /// As `optional`, for a setting with a default. Where the value is wrong the default's stands in, only so that the
@@ -100,9 +93,7 @@ impl<'a> Sources<'a> {
             Ok(table) => self.flatten("", table, &at),
             // The error's own text repeats the line, which may hold a secret.
             Err(error) => {
-                let place = error
-                    .span()
-                    .map_or(String::new(), |span| format!(" at byte {}", span.start));
+                let place = error.span().map_or(String::new(), |span| format!(" at byte {}", span.start));
                 self.problem(at, format!("is no TOML{place}: {}", error.message()));
             }
         }
@@ -125,10 +116,9 @@ impl<'a> Sources<'a> {
                 toml::Value::Boolean(is_on) if is_known => {
                     self.file.insert(key, is_on.to_string());
                 }
-                _ if is_known => self.problem(
-                    format!("{at}: {key}"),
-                    "must be a string, an integer or a boolean",
-                ),
+                _ if is_known => {
+                    self.problem(format!("{at}: {key}"), "must be a string, an integer or a boolean")
+                }
                 _ => self.problem(
                     format!("{at}: {key}"),
                     "is no setting; see docs/configuration.md for all of them",

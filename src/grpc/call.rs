@@ -39,8 +39,7 @@ impl Deadline {
 
     /// A stream lasts as long as its caller wants it to; a day stands for ever.
     pub(super) fn stream(self) -> Instant {
-        self.asked
-            .unwrap_or_else(|| Instant::now() + Duration::from_secs(24 * 3600))
+        self.asked.unwrap_or_else(|| Instant::now() + Duration::from_secs(24 * 3600))
     }
 }
 
@@ -55,11 +54,7 @@ pub struct CallLayer {
 impl CallLayer {
     /// `longest` bounds a call with one answer whose caller sets no deadline, or a later one.
     pub fn new(longest: Duration) -> Self {
-        Self {
-            longest,
-            methods: Arc::new(methods()),
-            in_flight: Arc::default(),
-        }
+        Self { longest, methods: Arc::new(methods()), in_flight: Arc::default() }
     }
 
     /// How many calls have begun and not ended.
@@ -86,10 +81,7 @@ impl<S> Layer<S> for CallLayer {
     type Service = CallService<S>;
 
     fn layer(&self, inner: S) -> CallService<S> {
-        CallService {
-            inner,
-            layer: self.clone(),
-        }
+        CallService { inner, layer: self.clone() }
     }
 }
 
@@ -117,12 +109,7 @@ where
         let limits = Limits::of(request.headers(), self.layer.longest);
         request.extensions_mut().insert(limits.deadline);
         let path = request.uri().path().trim_start_matches('/');
-        let method = self
-            .layer
-            .methods
-            .get(path)
-            .cloned()
-            .map_or(Cow::Borrowed("_OTHER"), Cow::Owned);
+        let method = self.layer.methods.get(path).cloned().map_or(Cow::Borrowed("_OTHER"), Cow::Owned);
         let span = info_span!(
             "rpc",
             otel.name = &*method,
@@ -133,13 +120,7 @@ where
         );
         let in_flight = self.layer.in_flight.clone();
         in_flight.fetch_add(1, Ordering::Relaxed);
-        let call = Call {
-            method,
-            span: span.clone(),
-            began: Instant::now(),
-            ended: false,
-            in_flight,
-        };
+        let call = Call { method, span: span.clone(), began: Instant::now(), ended: false, in_flight };
         // A panic would end the connection's task, and with it every other call of the connection.
         let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let answered = async move {
@@ -165,21 +146,14 @@ struct Limits {
 impl Limits {
     fn of(headers: &HeaderMap, longest: Duration) -> Self {
         let now = Instant::now();
-        let asked = headers
-            .get("grpc-timeout")
-            .and_then(|value| grpc_timeout(value.to_str().ok()?));
+        let asked = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
         let earlier = |limit: Duration, share: u32| {
             now + limit.saturating_sub((limit / share).min(Duration::from_millis(200 / u64::from(share))))
         };
         let limit = asked.unwrap_or(longest).min(longest);
-        let deadline = Deadline {
-            unary: earlier(limit, 10),
-            asked: asked.map(|asked| earlier(asked.min(DAY), 10)),
-        };
-        Self {
-            deadline,
-            fires: earlier(limit, 20),
-        }
+        let deadline =
+            Deadline { unary: earlier(limit, 10), asked: asked.map(|asked| earlier(asked.min(DAY), 10)) };
+        Self { deadline, fires: earlier(limit, 20) }
     }
 }
 
@@ -226,8 +200,7 @@ impl Call {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        self.span
-            .record("rpc.response.status_code", code_name(status.code()));
+        self.span.record("rpc.response.status_code", code_name(status.code()));
         if status.code() != Code::Ok {
             self.span.in_scope(|| self.log(status));
         }
@@ -238,11 +211,7 @@ impl Call {
         let info = status.get_details_error_info();
         let about = |key: &str| info.as_ref()?.metadata.get(key).map(String::as_str);
         let reason = info.as_ref().map(|info| info.reason.as_str());
-        let message = if reason.is_some() {
-            status.message()
-        } else {
-            "refused by the gRPC layer"
-        };
+        let message = if reason.is_some() { status.message() } else { "refused by the gRPC layer" };
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -337,8 +306,7 @@ impl Body for Observed {
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
         {
-            this.call
-                .end(&Status::from_header_map(trailers).unwrap_or_else(|| Status::new(Code::Ok, "")));
+            this.call.end(&Status::from_header_map(trailers).unwrap_or_else(|| Status::new(Code::Ok, "")));
         }
         Poll::Ready(frame)
     }
@@ -379,10 +347,7 @@ mod tests {
             headers.insert("grpc-timeout", timeout.parse().unwrap());
             let limits = Limits::of(&headers, Duration::from_secs(30));
             let end = Instant::now() + grpc_timeout(timeout).unwrap().min(Duration::from_secs(30));
-            assert!(
-                limits.deadline.unary() <= limits.fires && limits.fires <= end,
-                "{timeout}"
-            );
+            assert!(limits.deadline.unary() <= limits.fires && limits.fires <= end, "{timeout}");
         }
     }
 

@@ -83,11 +83,7 @@ pub(super) struct Delete {
 }
 
 pub(super) fn get(request: proto::GetParticipantRequest, accounts: &Accounts) -> Result<Get, Refused> {
-    let proto::GetParticipantRequest {
-        conversation,
-        participant_id,
-        read_options,
-    } = request;
+    let proto::GetParticipantRequest { conversation, participant_id, read_options } = request;
     let mut check = Check::default();
     let key = key(&mut check, conversation, &participant_id, accounts);
     let max_age = max_age(&mut check, read_options);
@@ -95,32 +91,19 @@ pub(super) fn get(request: proto::GetParticipantRequest, accounts: &Accounts) ->
 }
 
 pub(super) fn list(request: proto::ListParticipantsRequest, accounts: &Accounts) -> Result<List, Refused> {
-    let proto::ListParticipantsRequest {
-        conversation,
-        page_size,
-        page_token: token,
-        read_options,
-    } = request;
+    let proto::ListParticipantsRequest { conversation, page_size, page_token: token, read_options } = request;
     let mut check = Check::default();
     let conversation = self::conversation(&mut check, conversation, accounts);
     let size = self::page_size(&mut check, page_size, conversation.as_ref());
     let max_age = max_age(&mut check, read_options);
-    check.done(conversation.map(|conversation| List {
-        conversation,
-        size,
-        token,
-        max_age,
-    }))
+    check.done(conversation.map(|conversation| List { conversation, size, token, max_age }))
 }
 
 pub(super) fn stream(
     request: proto::StreamParticipantsRequest,
     accounts: &Accounts,
 ) -> Result<Stream, Refused> {
-    let proto::StreamParticipantsRequest {
-        conversation,
-        page_size,
-    } = request;
+    let proto::StreamParticipantsRequest { conversation, page_size } = request;
     let mut check = Check::default();
     let conversation = self::conversation(&mut check, conversation, accounts);
     let size = self::page_size(&mut check, page_size, conversation.as_ref());
@@ -131,11 +114,7 @@ pub(super) fn create(
     request: proto::CreateParticipantRequest,
     accounts: &Accounts,
 ) -> Result<(Conversation, Create), Refused> {
-    let proto::CreateParticipantRequest {
-        conversation,
-        participant,
-        webhook_enabled,
-    } = request;
+    let proto::CreateParticipantRequest { conversation, participant, webhook_enabled } = request;
     let mut check = Check::default();
     let conversation = self::conversation(&mut check, conversation, accounts);
     let participant = required_participant(&mut check, participant);
@@ -152,19 +131,13 @@ pub(super) fn create(
         if participant.addresses.is_empty() {
             check.refuse("participant.addresses", "is required");
         }
-        check
-            .0
-            .extend(addresses::missing(&participant.addresses, version));
+        check.0.extend(addresses::missing(&participant.addresses, version));
     }
-    check.done(conversation.zip(participant).map(|(conversation, participant)| {
-        (
-            conversation,
-            Create {
-                participant,
-                webhook_enabled,
-            },
-        )
-    }))
+    check.done(
+        conversation
+            .zip(participant)
+            .map(|(conversation, participant)| (conversation, Create { participant, webhook_enabled })),
+    )
 }
 
 pub(super) fn update(
@@ -191,27 +164,16 @@ pub(super) fn update(
             value(&mut check, field, participant, version);
         }
     }
-    check.done(key.zip(participant).map(|(key, participant)| {
-        (
-            key,
-            Update {
-                participant,
-                fields,
-                webhook_enabled,
-            },
-        )
-    }))
+    check.done(
+        key.zip(participant).map(|(key, participant)| (key, Update { participant, fields, webhook_enabled })),
+    )
 }
 
 pub(super) fn delete(
     request: proto::DeleteParticipantRequest,
     accounts: &Accounts,
 ) -> Result<Delete, Refused> {
-    let proto::DeleteParticipantRequest {
-        conversation,
-        participant_id,
-        webhook_enabled,
-    } = request;
+    let proto::DeleteParticipantRequest { conversation, participant_id, webhook_enabled } = request;
     let mut check = Check::default();
     let key = key(&mut check, conversation, &participant_id, accounts);
     check.done(key.map(|key| Delete { key, webhook_enabled }))
@@ -224,13 +186,7 @@ fn conversation(
     conversation: Option<ConversationRef>,
     accounts: &Accounts,
 ) -> Option<Conversation> {
-    let Some(ConversationRef {
-        conversation_id,
-        service_id,
-        account_id,
-        api_version,
-    }) = conversation
-    else {
+    let Some(ConversationRef { conversation_id, service_id, account_id, api_version }) = conversation else {
         check.refuse("conversation", "is required");
         return None;
     };
@@ -251,12 +207,7 @@ fn conversation(
             check.take("conversation.service_id", service)
         }
     };
-    Some(Conversation {
-        account: account?,
-        service,
-        version: version?,
-        id: id?,
-    })
+    Some(Conversation { account: account?, service, version: version?, id: id? })
 }
 
 fn version(check: &mut Check, id: &Segment, api_version: i32) -> Option<ApiVersion> {
@@ -274,10 +225,7 @@ fn version(check: &mut Check, id: &Segment, api_version: i32) -> Option<ApiVersi
             check.take("conversation.conversation_id", route(id.as_str()).ok_or(text))
         }
         Err(_) => {
-            check.refuse(
-                "conversation.api_version",
-                "is no version that this gateway knows",
-            );
+            check.refuse("conversation.api_version", "is no version that this gateway knows");
             None
         }
     }
@@ -291,25 +239,15 @@ fn key(
 ) -> Option<ParticipantKey> {
     let conversation = self::conversation(check, conversation, accounts);
     let id = check.take("participant_id", Segment::parse(participant_id))?;
-    let is_v2 = conversation
-        .as_ref()
-        .is_some_and(|conversation| conversation.version == ApiVersion::V2);
+    let is_v2 = conversation.as_ref().is_some_and(|conversation| conversation.version == ApiVersion::V2);
     if is_v2 && !is_v2_id(id.as_str()) {
-        check.refuse(
-            "participant_id",
-            "of v2 must be letters, digits, `_` and `-`, at most 128",
-        );
+        check.refuse("participant_id", "of v2 must be letters, digits, `_` and `-`, at most 128");
     }
-    Some(ParticipantKey {
-        conversation: conversation?,
-        id,
-    })
+    Some(ParticipantKey { conversation: conversation?, id })
 }
 
 fn page_size(check: &mut Check, size: i32, conversation: Option<&Conversation>) -> u32 {
-    let max = conversation.map_or(DEFAULT_PAGE_SIZE, |conversation| {
-        max_page_size(conversation.version)
-    });
+    let max = conversation.map_or(DEFAULT_PAGE_SIZE, |conversation| max_page_size(conversation.version));
     match u32::try_from(size) {
         Ok(0) => DEFAULT_PAGE_SIZE,
         Ok(size) => size.min(max),
@@ -338,10 +276,7 @@ fn required_participant(check: &mut Check, participant: Option<Participant>) -> 
     match &participant {
         None => check.refuse("participant", "is required"),
         Some(participant) if !participant.etag.is_empty() => {
-            check.refuse(
-                "participant.etag",
-                "is not accepted as a precondition yet; leave it empty",
-            );
+            check.refuse("participant.etag", "is not accepted as a precondition yet; leave it empty");
         }
         Some(_) => {}
     }
@@ -385,11 +320,7 @@ fn is_set(field: Field, participant: &Participant) -> bool {
 }
 
 fn cannot_carry(check: &mut Check, field: Field, version: ApiVersion, what: &str) {
-    let other = if field.in_update(version) {
-        "; use an update"
-    } else {
-        ""
-    };
+    let other = if field.in_update(version) { "; use an update" } else { "" };
     check.refuse(
         format!("participant.{}", field.name()),
         format!("{what} of {version} cannot carry it{other}"),
@@ -411,9 +342,7 @@ fn value(check: &mut Check, field: Field, participant: &Participant, version: Ap
             check.refuse(name, "must be `RL` and 32 hex digits");
         }
         Field::ProfileId | Field::RoleId => {}
-        Field::Addresses => check
-            .0
-            .extend(addresses::violations(&participant.addresses, version)),
+        Field::Addresses => check.0.extend(addresses::violations(&participant.addresses, version)),
         Field::Attributes => {
             check.take(&name, attributes::check(&participant.attributes));
         }
@@ -472,10 +401,7 @@ fn time(check: &mut Check, name: &str, time: Option<&Timestamp>) {
             && (0..1_000_000_000).contains(&time.nanos)
     });
     if !is_valid {
-        check.refuse(
-            name,
-            "must be within the years 1 to 9999, with nanos from 0 to 999999999",
-        );
+        check.refuse(name, "must be within the years 1 to 9999, with nanos from 0 to 999999999");
     }
 }
 
@@ -490,15 +416,8 @@ enum Mask {
     Named(Vec<(usize, Field)>),
 }
 
-const OUTPUT_ONLY: [&str; 7] = [
-    "id",
-    "conversation_id",
-    "account_id",
-    "service_id",
-    "api_version",
-    "url",
-    "etag",
-];
+const OUTPUT_ONLY: [&str; 7] =
+    ["id", "conversation_id", "account_id", "service_id", "api_version", "url", "etag"];
 
 impl Mask {
     fn parse(check: &mut Check, mask: Option<&FieldMask>) -> Self {
@@ -530,11 +449,7 @@ impl Mask {
             Self::Populated => {
                 // These two come with every read; to write them back has to be asked for.
                 let implied = |field: &Field| !matches!(field, Field::CreateTime | Field::UpdateTime);
-                Field::ALL
-                    .into_iter()
-                    .filter(implied)
-                    .filter(|field| is_set(*field, participant))
-                    .collect()
+                Field::ALL.into_iter().filter(implied).filter(|field| is_set(*field, participant)).collect()
             }
             Self::Everything => {
                 let writable = |field: &Field| {
@@ -544,21 +459,14 @@ impl Mask {
                 let read_only = |field: &Field| {
                     version == ApiVersion::V2 && matches!(field, Field::CreateTime | Field::UpdateTime)
                 };
-                Field::ALL
-                    .into_iter()
-                    .filter(writable)
-                    .filter(|field| !read_only(field))
-                    .collect()
+                Field::ALL.into_iter().filter(writable).filter(|field| !read_only(field)).collect()
             }
         };
         for field in fields.iter().filter(|field| !field.in_update(version)) {
             cannot_carry(check, *field, version, "an update");
         }
         if fields.is_empty() {
-            check.refuse(
-                "update_mask",
-                "names no field, and participant sets none that is writable",
-            );
+            check.refuse("update_mask", "names no field, and participant sets none that is writable");
         }
         fields
     }
@@ -567,15 +475,10 @@ impl Mask {
 fn named_field(check: &mut Check, at: usize, field: Field, participant: &Participant, version: ApiVersion) {
     let name = field.name();
     if !field.in_update(version) {
-        check.refuse(
-            format!("update_mask.paths[{at}]"),
-            format!("{version} cannot carry participant.{name}"),
-        );
+        check
+            .refuse(format!("update_mask.paths[{at}]"), format!("{version} cannot carry participant.{name}"));
     } else if !is_set(field, participant) && !field.is_clearable(version) {
-        check.refuse(
-            format!("participant.{name}"),
-            format!("is required: {version} cannot clear it"),
-        );
+        check.refuse(format!("participant.{name}"), format!("is required: {version} cannot clear it"));
     }
 }
 

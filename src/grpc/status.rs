@@ -142,33 +142,14 @@ pub struct Row {
 const EXISTS: &[i64] = &[20409, 50416, 50425, 50433, 50437, 50438];
 
 const fn ours(reason: Reason, code: Code, message: &'static str) -> Row {
-    Row {
-        reason,
-        code,
-        message,
-        on: On::Any,
-        twilio_codes: &[],
-        statuses: &[],
-    }
+    Row { reason, code, message, on: On::Any, twilio_codes: &[], statuses: &[] }
 }
 
 /// All rows. Of two that fit, the first holds: what is about fewer requests stands before what is about more.
 pub const TABLE: &[Row] = &[
-    ours(
-        Reason::InvalidRequest,
-        Code::InvalidArgument,
-        "the request is not valid",
-    ),
-    ours(
-        Reason::InvalidPageToken,
-        Code::InvalidArgument,
-        "the page token is not one of this list",
-    ),
-    ours(
-        Reason::AccountUnknown,
-        Code::InvalidArgument,
-        "the gateway is not configured for this account",
-    ),
+    ours(Reason::InvalidRequest, Code::InvalidArgument, "the request is not valid"),
+    ours(Reason::InvalidPageToken, Code::InvalidArgument, "the page token is not one of this list"),
+    ours(Reason::AccountUnknown, Code::InvalidArgument, "the gateway is not configured for this account"),
     ours(
         Reason::OperationNotSupportedByUpstream,
         Code::FailedPrecondition,
@@ -290,15 +271,7 @@ pub const TABLE: &[Row] = &[
             20001, 20422, 50100, 50109, 50200, 50203, 50204, 50206, 50207, 50211, 50303, 50304, 50308, 50309,
             50407, 50408, 50409, 50411, 50412, 50414, 50420, 50421, 50424, 50431, 50434, 50451,
         ],
-        statuses: &[
-            (400, 400),
-            (402, 402),
-            (407, 407),
-            (410, 411),
-            (413, 414),
-            (416, 428),
-            (430, 499),
-        ],
+        statuses: &[(400, 400), (402, 402), (407, 407), (410, 411), (413, 414), (416, 428), (430, 499)],
     },
     Row {
         reason: Reason::WriteOutcomeUnknown,
@@ -317,29 +290,14 @@ pub const TABLE: &[Row] = &[
         twilio_codes: &[],
         statuses: &[(408, 408), (500, 599)],
     },
-    ours(
-        Reason::Deadline,
-        Code::DeadlineExceeded,
-        "the call's deadline passed",
-    ),
-    ours(
-        Reason::ShuttingDown,
-        Code::Unavailable,
-        "the gateway is stopping; call again",
-    ),
-    ours(
-        Reason::Internal,
-        Code::Internal,
-        "the gateway failed; its log says more",
-    ),
+    ours(Reason::Deadline, Code::DeadlineExceeded, "the call's deadline passed"),
+    ours(Reason::ShuttingDown, Code::Unavailable, "the gateway is stopping; call again"),
+    ours(Reason::Internal, Code::Internal, "the gateway failed; its log says more"),
 ];
 
 /// The first row with this reason. A test holds that each reason has one.
 fn row(reason: Reason) -> &'static Row {
-    TABLE
-        .iter()
-        .find(|row| row.reason == reason)
-        .expect("a test holds that every reason has a row")
+    TABLE.iter().find(|row| row.reason == reason).expect("a test holds that every reason has a row")
 }
 
 fn answered(operation: Operation, problem: &Problem) -> &'static Row {
@@ -352,15 +310,8 @@ fn answered(operation: Operation, problem: &Problem) -> &'static Row {
     }
     let mut rows = TABLE.iter().filter(|row| row.on.includes(operation));
     let by_code = |row: &&Row| problem.code.is_some_and(|code| row.twilio_codes.contains(&code));
-    let by_status = |row: &&Row| {
-        row.statuses
-            .iter()
-            .any(|(first, last)| (*first..=*last).contains(&status))
-    };
-    rows.clone()
-        .find(by_code)
-        .or_else(|| rows.find(by_status))
-        .unwrap_or(row(Reason::UpstreamContractBroken))
+    let by_status = |row: &&Row| row.statuses.iter().any(|(first, last)| (*first..=*last).contains(&status));
+    rows.clone().find(by_code).or_else(|| rows.find(by_status)).unwrap_or(row(Reason::UpstreamContractBroken))
 }
 
 /// A request that the gateway itself refuses, with all that is wrong with it.
@@ -382,9 +333,7 @@ pub(super) fn of(error: &participants::Error) -> Status {
         participants::Error::Deadline { sent } => {
             let mut failure = Failure::new(row(Reason::Deadline));
             if *sent {
-                failure
-                    .message
-                    .push_str("; the write was sent and may still take effect");
+                failure.message.push_str("; the write was sent and may still take effect");
                 failure.no_retry();
             }
             failure.into_status()
@@ -417,11 +366,7 @@ fn of_upstream(error: &twilio::Error) -> Status {
             Failure::new(row(Reason::WriteOutcomeUnknown))
         }
         Cause::Cut(_) | Cause::TimedOut => Failure::new(row(Reason::UpstreamUnavailable)),
-        Cause::Broken(Broken {
-            status,
-            what,
-            request_id,
-        }) => {
+        Cause::Broken(Broken { status, what, request_id }) => {
             let mut failure = Failure::new(row(Reason::UpstreamContractBroken));
             failure.message.push_str(": ");
             failure.message.push_str(what);
@@ -445,9 +390,7 @@ fn of_problem(operation: Operation, problem: &Problem) -> Failure {
     let status = problem.status.as_u16();
     match problem.code {
         Some(code) => {
-            failure
-                .message
-                .push_str(&format!(" (Twilio error {code}, HTTP {status})"));
+            failure.message.push_str(&format!(" (Twilio error {code}, HTTP {status})"));
             failure.details.add_help_link(
                 "Twilio's description of the error",
                 format!("https://www.twilio.com/docs/api/errors/{code}"),
@@ -498,8 +441,7 @@ impl Failure {
     }
 
     fn about(&mut self, key: &str, value: Option<impl ToString>) {
-        self.about
-            .extend(value.map(|value| (key.to_owned(), value.to_string())));
+        self.about.extend(value.map(|value| (key.to_owned(), value.to_string())));
     }
 
     fn version(&mut self, version: ApiVersion) {
@@ -513,8 +455,7 @@ impl Failure {
             Some(id) => (kind, id),
             None => (kind, ""),
         };
-        self.details
-            .set_resource_info(format!("participant.v1.{kind}"), id, "", self.row.message);
+        self.details.set_resource_info(format!("participant.v1.{kind}"), id, "", self.row.message);
     }
 
     fn wait(&mut self, wait: Duration) {
@@ -523,8 +464,7 @@ impl Failure {
 
     /// Tells gRPC clients and meshes that have a retry policy to leave this one alone.
     fn no_retry(&mut self) {
-        self.metadata
-            .insert("grpc-retry-pushback-ms", MetadataValue::from_static("-1"));
+        self.metadata.insert("grpc-retry-pushback-ms", MetadataValue::from_static("-1"));
     }
 
     fn violations(&mut self, violations: &[Violation]) {
@@ -537,26 +477,17 @@ impl Failure {
                 break;
             }
             if at == 0 {
-                self.message
-                    .push_str(&format!(": {} {}", violation.field, violation.description));
+                self.message.push_str(&format!(": {} {}", violation.field, violation.description));
             }
-            self.details
-                .add_bad_request_violation(&violation.field, &violation.description);
+            self.details.add_bad_request_violation(&violation.field, &violation.description);
         }
         if violations.len() > 1 {
-            self.message
-                .push_str(&format!(" (and {} more, see the details)", violations.len() - 1));
+            self.message.push_str(&format!(" (and {} more, see the details)", violations.len() - 1));
         }
     }
 
     fn into_status(self) -> Status {
-        let Self {
-            row,
-            mut message,
-            about,
-            mut details,
-            metadata,
-        } = self;
+        let Self { row, mut message, about, mut details, metadata } = self;
         message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
         details.set_error_info(row.reason.as_str(), DOMAIN, about);
         Status::with_error_details_and_metadata(row.code, message, details, metadata)
@@ -569,23 +500,12 @@ mod tests {
 
     use super::*;
 
-    const OPERATIONS: [Operation; 5] = [
-        Operation::Fetch,
-        Operation::List,
-        Operation::Create,
-        Operation::Update,
-        Operation::Delete,
-    ];
+    const OPERATIONS: [Operation; 5] =
+        [Operation::Fetch, Operation::List, Operation::Create, Operation::Update, Operation::Delete];
 
     fn told(operation: Operation, status: u16, code: Option<i64>) -> (Code, &'static str) {
         let status = StatusCode::from_u16(status).unwrap();
-        let problem = Problem {
-            status,
-            code,
-            request_id: None,
-            retry_after: None,
-            conflicting_id: None,
-        };
+        let problem = Problem { status, code, request_id: None, retry_after: None, conflicting_id: None };
         let row = answered(operation, &problem);
         (row.code, row.reason.as_str())
     }
@@ -624,29 +544,16 @@ mod tests {
             for status in 400..600 {
                 let (code, reason) = told(operation, status, None);
                 let unforeseen = reason == "UPSTREAM_CONTRACT_BROKEN";
-                assert_eq!(
-                    unforeseen,
-                    matches!(status, 405 | 406 | 415),
-                    "{operation:?} {status} {code:?}"
-                );
+                assert_eq!(unforeseen, matches!(status, 405 | 406 | 415), "{operation:?} {status} {code:?}");
             }
         }
     }
 
     #[test]
     fn twilios_code_decides_before_the_status() {
-        assert_eq!(
-            told(Operation::Create, 400, Some(50433)),
-            (Code::AlreadyExists, "PARTICIPANT_EXISTS")
-        );
-        assert_eq!(
-            told(Operation::Update, 400, Some(50433)),
-            (Code::Aborted, "CONFLICT")
-        );
-        assert_eq!(
-            told(Operation::Create, 404, Some(50100)).1,
-            "UPSTREAM_REJECTED_ARGUMENT"
-        );
+        assert_eq!(told(Operation::Create, 400, Some(50433)), (Code::AlreadyExists, "PARTICIPANT_EXISTS"));
+        assert_eq!(told(Operation::Update, 400, Some(50433)), (Code::Aborted, "CONFLICT"));
+        assert_eq!(told(Operation::Create, 404, Some(50100)).1, "UPSTREAM_REJECTED_ARGUMENT");
         assert_eq!(told(Operation::Fetch, 400, Some(20429)).1, "UPSTREAM_THROTTLED");
         // But for the credentials, which are nobody's fault but the gateway's.
         assert_eq!(told(Operation::Create, 403, Some(50433)).1, "UPSTREAM_FORBIDDEN");

@@ -42,14 +42,9 @@ impl PageTokens {
     /// Keys derived from a secret for each account.
     pub fn new<'a>(secrets: impl IntoIterator<Item = (AccountId, &'a str)>) -> Self {
         let derive = |(account, secret): (AccountId, &str)| {
-            (
-                account,
-                mac(secret.as_bytes(), &[PURPOSE]).finalize().into_bytes().into(),
-            )
+            (account, mac(secret.as_bytes(), &[PURPOSE]).finalize().into_bytes().into())
         };
-        Self {
-            keys: secrets.into_iter().map(derive).collect(),
-        }
+        Self { keys: secrets.into_iter().map(derive).collect() }
     }
 
     /// A token for the page of `conversation` that begins at `cursor`.
@@ -69,41 +64,20 @@ impl PageTokens {
         if token.len() > MAX_CHARS {
             return Err(InvalidPageToken);
         }
-        let sealed = BASE64_URL_SAFE_NO_PAD
-            .decode(token)
-            .map_err(|_| InvalidPageToken)?;
+        let sealed = BASE64_URL_SAFE_NO_PAD.decode(token).map_err(|_| InvalidPageToken)?;
         let (tag, body) = sealed.split_at_checked(TAG_BYTES).ok_or(InvalidPageToken)?;
         // In constant time, as the crate promises.
-        self.mac(conversation, body)
-            .verify_truncated_left(tag)
-            .map_err(|_| InvalidPageToken)?;
+        self.mac(conversation, body).verify_truncated_left(tag).map_err(|_| InvalidPageToken)?;
         let body = std::str::from_utf8(body).map_err(|_| InvalidPageToken)?;
         let (page, token) = body.split_once('\n').ok_or(InvalidPageToken)?;
-        Ok(Cursor {
-            page: page.into(),
-            token: token.into(),
-        })
+        Ok(Cursor { page: page.into(), token: token.into() })
     }
 
     fn mac(&self, conversation: &Conversation, body: &[u8]) -> HmacSha256 {
-        let Conversation {
-            account,
-            service,
-            version,
-            id,
-        } = conversation;
-        let key = self
-            .keys
-            .get(account)
-            .expect("keys and conversations come from one set of accounts");
+        let Conversation { account, service, version, id } = conversation;
+        let key = self.keys.get(account).expect("keys and conversations come from one set of accounts");
         let service = service.as_ref().map(ServiceId::as_str).unwrap_or_default();
-        let parts = [
-            "ListParticipants",
-            account.as_str(),
-            service,
-            version.as_str(),
-            id.as_str(),
-        ];
+        let parts = ["ListParticipants", account.as_str(), service, version.as_str(), id.as_str()];
         let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).chain([body]).collect();
         mac(key, &parts)
     }
@@ -136,40 +110,20 @@ mod tests {
 
     fn conversation() -> Conversation {
         let id = Segment::parse("CH00000000000000000000000000000001").unwrap();
-        Conversation {
-            account: account('1'),
-            service: None,
-            version: ApiVersion::V1,
-            id,
-        }
+        Conversation { account: account('1'), service: None, version: ApiVersion::V1, id }
     }
 
     #[test]
     fn a_token_opens_only_where_it_was_made_for() {
-        let cursor = Cursor {
-            page: "1".into(),
-            token: "PAMB1".into(),
-        };
+        let cursor = Cursor { page: "1".into(), token: "PAMB1".into() };
         let token = tokens().seal(&conversation(), &cursor);
         assert_eq!(tokens().open(&conversation(), &token), Ok(cursor));
         let service = ServiceId::parse(&format!("IS{}", "1".repeat(32)));
         for other in [
-            Conversation {
-                account: account('2'),
-                ..conversation()
-            },
-            Conversation {
-                version: ApiVersion::V2,
-                ..conversation()
-            },
-            Conversation {
-                service,
-                ..conversation()
-            },
-            Conversation {
-                id: Segment::parse("other").unwrap(),
-                ..conversation()
-            },
+            Conversation { account: account('2'), ..conversation() },
+            Conversation { version: ApiVersion::V2, ..conversation() },
+            Conversation { service, ..conversation() },
+            Conversation { id: Segment::parse("other").unwrap(), ..conversation() },
         ] {
             assert_eq!(tokens().open(&other, &token), Err(InvalidPageToken));
         }
@@ -179,24 +133,11 @@ mod tests {
 
     #[test]
     fn a_token_that_is_too_long_or_cut_is_refused() {
-        let token = tokens().seal(
-            &conversation(),
-            &Cursor {
-                page: "1".into(),
-                token: "t".into(),
-            },
-        );
+        let token = tokens().seal(&conversation(), &Cursor { page: "1".into(), token: "t".into() });
         for cut in 1..token.len() {
-            assert_eq!(
-                tokens().open(&conversation(), &token[..cut]),
-                Err(InvalidPageToken),
-                "{cut}"
-            );
+            assert_eq!(tokens().open(&conversation(), &token[..cut]), Err(InvalidPageToken), "{cut}");
         }
-        assert_eq!(
-            tokens().open(&conversation(), &"A".repeat(1 << 20)),
-            Err(InvalidPageToken)
-        );
+        assert_eq!(tokens().open(&conversation(), &"A".repeat(1 << 20)), Err(InvalidPageToken));
     }
 
     proptest! {

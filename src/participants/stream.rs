@@ -68,10 +68,7 @@ impl Walk {
                 return Err(Error::ShuttingDown);
             }
             if let Some(participant) = self.page.pop_front() {
-                return Ok(Some(Streamed {
-                    participant,
-                    fetched: self.fetched,
-                }));
+                return Ok(Some(Streamed { participant, fetched: self.fetched }));
             }
             // A page may be empty and yet not the last.
             match self.next.take() {
@@ -86,9 +83,7 @@ impl Walk {
         let (participants, version) = (self.participants.clone(), self.conversation.version);
         self.fetched = SystemTime::now();
         let budget = participants.twilio.budget(self.deadline);
-        let page = participants
-            .twilio
-            .list(&self.conversation, self.size, &cursor, budget);
+        let page = participants.twilio.list(&self.conversation, self.size, &cursor, budget);
         let page = tokio::select! {
             biased;
             () = participants.shutdown.cancelled() => return Err(Error::ShuttingDown),

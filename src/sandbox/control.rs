@@ -54,11 +54,7 @@ pub(super) fn router() -> Router<Arc<Shared>> {
 async fn add_fault(State(shared): Sandbox, body: Bytes) -> Result<Response, Refused> {
     let fault = Fault::from_json(serde_json::from_slice(&body)?)?;
     let answer = (StatusCode::CREATED, Json(&fault)).into_response();
-    if shared.faults.add(fault) {
-        Ok(answer)
-    } else {
-        Err(Refused::TooManyFaults)
-    }
+    if shared.faults.add(fault) { Ok(answer) } else { Err(Refused::TooManyFaults) }
 }
 
 async fn list_faults(State(shared): Sandbox) -> Json<Value> {
@@ -103,11 +99,7 @@ struct Populate {
 }
 
 async fn populate(State(shared): Sandbox, body: Bytes) -> Result<Json<Value>, Refused> {
-    let Populate {
-        account,
-        conversation,
-        count,
-    } = serde_json::from_slice(&body)?;
+    let Populate { account, conversation, count } = serde_json::from_slice(&body)?;
     let account = account.unwrap_or_else(|| ACCOUNT_SID.to_owned());
     let mut store = shared.store();
     let Some(tenant) = store.tenant(&account) else {
@@ -123,9 +115,5 @@ async fn reset(State(shared): Sandbox) -> StatusCode {
 }
 
 async fn no_such_route() -> Response {
-    (
-        StatusCode::NOT_FOUND,
-        Json(json!({"error": "no such control route"})),
-    )
-        .into_response()
+    (StatusCode::NOT_FOUND, Json(json!({"error": "no such control route"}))).into_response()
 }

@@ -22,16 +22,10 @@ struct Login {
 impl Credentials {
     /// Every account with its token, and the API key of the default one.
     pub(super) fn new(accounts: &[Account]) -> Credentials {
-        let key = Login {
-            password: API_KEY_SECRET.to_owned(),
-            account: ACCOUNT_SID.to_owned(),
-        };
+        let key = Login { password: API_KEY_SECRET.to_owned(), account: ACCOUNT_SID.to_owned() };
         let mut by_user = HashMap::from([(API_KEY_SID.to_owned(), key)]);
         by_user.extend(accounts.iter().map(|account| {
-            let login = Login {
-                password: account.auth_token.clone(),
-                account: account.sid.clone(),
-            };
+            let login = Login { password: account.auth_token.clone(), account: account.sid.clone() };
             (account.sid.clone(), login)
         }));
         Credentials { by_user }
@@ -39,11 +33,7 @@ impl Credentials {
 
     /// The SID of the account that the request logs in to.
     pub(super) fn account(&self, headers: &HeaderMap) -> Option<String> {
-        let (scheme, encoded) = headers
-            .get(header::AUTHORIZATION)?
-            .to_str()
-            .ok()?
-            .split_once(' ')?;
+        let (scheme, encoded) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("basic") {
             return None;
         }

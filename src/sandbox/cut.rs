@@ -40,11 +40,7 @@ pub(super) async fn mid(response: Response) -> Response {
     let half = body.slice(..body.len() / 2);
     Response::from_parts(
         head,
-        Body::new(HalfBody {
-            announced: body.len(),
-            half: Some(half),
-            flushed: false,
-        }),
+        Body::new(HalfBody { announced: body.len(), half: Some(half), flushed: false }),
     )
 }
 

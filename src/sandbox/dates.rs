@@ -12,9 +12,7 @@ pub(super) fn parse(text: &str) -> Option<SystemTime> {
     let (hours, minutes) = offset.get(1..)?.split_once(':')?;
     let number = |part: &str, most: u64| {
         let digits = part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit());
-        part.parse::<u64>()
-            .ok()
-            .filter(|number| digits && *number <= most)
+        part.parse::<u64>().ok().filter(|number| digits && *number <= most)
     };
     let shift = Duration::from_secs(number(hours, 23)? * 3600 + number(minutes, 59)? * 60);
     let local = humantime::parse_rfc3339(&format!("{local}Z")).ok()?;
@@ -25,10 +23,7 @@ pub(super) fn parse(text: &str) -> Option<SystemTime> {
     };
     // What lies outside of 1970..=9999 could not be written out again.
     let last_second = Duration::from_secs(253_402_300_799);
-    utc.duration_since(UNIX_EPOCH)
-        .ok()
-        .filter(|age| *age <= last_second)
-        .map(|_| utc)
+    utc.duration_since(UNIX_EPOCH).ok().filter(|age| *age <= last_second).map(|_| utc)
 }
 
 /// As v1 writes them: whole seconds, `Z`.

@@ -125,67 +125,34 @@ impl Fault {
     /// What no type can say about the fields.
     pub(super) fn check(&self) -> Result<(), FaultError> {
         let legal = |key: &str, value: &dyn ToString, ok: bool, expected: &str| {
-            if ok {
-                Ok(())
-            } else {
-                Err(bad_value(key, value, expected))
-            }
+            if ok { Ok(()) } else { Err(bad_value(key, value, expected)) }
         };
         if let Some(method) = &self.matches.method {
-            legal(
-                "method",
-                method,
-                Method::from_bytes(method.as_bytes()).is_ok(),
-                "a method",
-            )?;
+            legal("method", method, Method::from_bytes(method.as_bytes()).is_ok(), "a method")?;
         }
         if let Some(times) = self.times {
             legal("times", &times, times > 0, "at least 1")?;
         }
         if let Some(status) = self.status {
             let ok = status >= 200 && StatusCode::from_u16(status).is_ok();
-            legal(
-                "status",
-                &status,
-                ok,
-                "a status that ends an exchange: 200 to 999",
-            )?;
+            legal("status", &status, ok, "a status that ends an exchange: 200 to 999")?;
         }
         if let Some(text) = &self.retry_after {
-            legal(
-                "retry_after",
-                text,
-                HeaderValue::from_str(text).is_ok(),
-                "a header value",
-            )?;
+            legal("retry_after", text, HeaderValue::from_str(text).is_ok(), "a header value")?;
         }
         if let Some(text) = &self.content_type {
-            legal(
-                "content_type",
-                text,
-                HeaderValue::from_str(text).is_ok(),
-                "a header value",
-            )?;
+            legal("content_type", text, HeaderValue::from_str(text).is_ok(), "a header value")?;
         }
         for (name, value) in &self.headers {
             let ok = HeaderName::from_bytes(name.as_bytes()).is_ok() && HeaderValue::from_str(value).is_ok();
             legal("headers", name, ok, "names and values of headers")?;
         }
         let needs = |key, given: bool, needs, there: bool| {
-            if given && !there {
-                Err(FaultError::Needs { key, needs })
-            } else {
-                Ok(())
-            }
+            if given && !there { Err(FaultError::Needs { key, needs }) } else { Ok(()) }
         };
         needs("code", self.code.is_some(), "status", self.status.is_some())?;
         needs("message", self.message.is_some(), "code", self.code.is_some())?;
-        needs(
-            "content_type",
-            self.content_type.is_some(),
-            "body",
-            self.body.is_some(),
-        )?;
+        needs("content_type", self.content_type.is_some(), "body", self.body.is_some())?;
         let waits = self.hold || self.latency_ms > 0;
         let decorates = self.retry_after.is_some() || !self.headers.is_empty();
         if waits || decorates || self.replaces() || self.cut.is_some() {
@@ -201,9 +168,5 @@ impl Fault {
 }
 
 pub(super) fn bad_value(key: &str, value: &dyn ToString, expected: &str) -> FaultError {
-    FaultError::BadValue {
-        key: key.to_owned(),
-        value: value.to_string(),
-        expected: expected.to_owned(),
-    }
+    FaultError::BadValue { key: key.to_owned(), value: value.to_string(), expected: expected.to_owned() }
 }

@@ -87,9 +87,7 @@ impl FromStr for Fault {
     fn from_str(text: &str) -> Result<Fault, FaultError> {
         let (mut fault, mut matches) = (Map::new(), Map::new());
         for pair in text.split(',') {
-            let (key, value) = pair
-                .split_once('=')
-                .ok_or_else(|| FaultError::NotAPair(pair.to_owned()))?;
+            let (key, value) = pair.split_once('=').ok_or_else(|| FaultError::NotAPair(pair.to_owned()))?;
             let (key, value) = (key.trim(), value.trim());
             // Left as text where it is not the JSON it should be, so that the error shows what was given.
             let literal = || serde_json::from_str(value).unwrap_or_else(|_| json!(value));
@@ -133,11 +131,7 @@ impl Keys {
             return Ok(None);
         };
         T::deserialize(&value).map(Some).or_else(|error| {
-            if value.is_null() {
-                Ok(None)
-            } else {
-                Err(bad_value(key, &value, &error.to_string()))
-            }
+            if value.is_null() { Ok(None) } else { Err(bad_value(key, &value, &error.to_string())) }
         })
     }
 
@@ -151,10 +145,7 @@ impl Keys {
 }
 
 fn unknown_key(key: &str, legal: &[&str]) -> FaultError {
-    FaultError::UnknownKey {
-        key: key.to_owned(),
-        legal: legal.join(", "),
-    }
+    FaultError::UnknownKey { key: key.to_owned(), legal: legal.join(", ") }
 }
 
 #[cfg(test)]
@@ -167,10 +158,7 @@ mod tests {
         let text =
             "status=429,code=20429,retry-after=1,times=3,method=GET,api=v1,path=/MB,account=AC1,after=true";
         let fault: Fault = text.parse().unwrap();
-        assert_eq!(
-            (fault.status, fault.code, fault.times),
-            (Some(429), Some(20429), Some(3))
-        );
+        assert_eq!((fault.status, fault.code, fault.times), (Some(429), Some(20429), Some(3)));
         assert_eq!(fault.retry_after.as_deref(), Some("1"));
         assert_eq!(fault.matches.api, Some(Api::V1));
         assert_eq!(fault.matches.method.as_deref(), Some("GET"));
@@ -180,10 +168,7 @@ mod tests {
 
         let fault: Fault = "latency=1s 200ms, cut=mid".parse().unwrap();
         assert_eq!((fault.latency_ms, fault.cut), (1200, Some(Cut::Mid)));
-        assert_eq!(
-            "body=17,status=200".parse::<Fault>().unwrap().body.as_deref(),
-            Some("17")
-        );
+        assert_eq!("body=17,status=200".parse::<Fault>().unwrap().body.as_deref(), Some("17"));
     }
 
     #[test]

@@ -19,11 +19,7 @@ pub(super) struct Faults {
 
 impl Faults {
     pub(super) fn new(faults: Vec<Fault>) -> Faults {
-        Faults {
-            in_force: Mutex::new(faults),
-            releases: watch::Sender::new(0),
-            held: watch::Sender::new(0),
-        }
+        Faults { in_force: Mutex::new(faults), releases: watch::Sender::new(0), held: watch::Sender::new(0) }
     }
 
     /// False when there are too many already.
@@ -87,9 +83,7 @@ impl Faults {
     pub(super) async fn held(&self, at_least: usize) -> usize {
         let mut held = self.held.subscribe();
         // As above, this cannot fail.
-        held.wait_for(|held| *held >= at_least)
-            .await
-            .map_or(0, |held| *held)
+        held.wait_for(|held| *held >= at_least).await.map_or(0, |held| *held)
     }
 
     fn in_force(&self) -> MutexGuard<'_, Vec<Fault>> {
@@ -100,18 +94,9 @@ impl Faults {
 fn matches(fault: &Fault, call: &Call) -> bool {
     let wanted = &fault.matches;
     wanted.api.is_none_or(|api| call.route.api == Some(api))
-        && wanted
-            .method
-            .as_ref()
-            .is_none_or(|method| call.method.as_str().eq_ignore_ascii_case(method))
-        && wanted
-            .path_contains
-            .as_ref()
-            .is_none_or(|part| call.path.contains(part))
-        && wanted
-            .account
-            .as_ref()
-            .is_none_or(|account| call.account.as_ref() == Some(account))
+        && wanted.method.as_ref().is_none_or(|method| call.method.as_str().eq_ignore_ascii_case(method))
+        && wanted.path_contains.as_ref().is_none_or(|part| call.path.contains(part))
+        && wanted.account.as_ref().is_none_or(|account| call.account.as_ref() == Some(account))
 }
 
 /// Counts a request as held for as long as it is there: also when its client hangs up first.

@@ -46,13 +46,7 @@ pub(super) struct Call {
 
 impl Shared {
     pub(super) fn new(mut accounts: Vec<Account>, faults: Vec<Fault>) -> Shared {
-        accounts.insert(
-            0,
-            Account {
-                sid: ACCOUNT_SID.to_owned(),
-                auth_token: AUTH_TOKEN.to_owned(),
-            },
-        );
+        accounts.insert(0, Account { sid: ACCOUNT_SID.to_owned(), auth_token: AUTH_TOKEN.to_owned() });
         Shared {
             credentials: Credentials::new(&accounts),
             store: Mutex::new(Store::seeded(accounts.iter().map(|account| account.sid.as_str()))),
@@ -107,10 +101,7 @@ pub(super) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -
     let number = shared.requests.fetch_add(1, Ordering::Relaxed) + 1;
     for (name, value) in [
         ("twilio-request-id", format!("RQ{number:032x}")),
-        (
-            "twilio-request-duration",
-            format!("{:.3}", started.elapsed().as_secs_f64()),
-        ),
+        ("twilio-request-duration", format!("{:.3}", started.elapsed().as_secs_f64())),
         ("twilio-concurrent-requests", in_flight.count.to_string()),
     ] {
         set_header(response.headers_mut(), name, &value, Precedence::Theirs);
@@ -151,19 +142,11 @@ async fn faulty_answer(shared: &Shared, call: &Call, fault: &Fault) -> Response 
     let mut response = if fault.after {
         let real = answer(shared, call);
         shared.faults.wait(fault).await;
-        if fault.replaces() {
-            replacement(call, fault)
-        } else {
-            real
-        }
+        if fault.replaces() { replacement(call, fault) } else { real }
     } else {
         shared.faults.wait(fault).await;
         // A cut alone is an answer too, if one that nobody gets to see: the request takes no effect.
-        if fault.replaces() || fault.cut.is_some() {
-            replacement(call, fault)
-        } else {
-            answer(shared, call)
-        }
+        if fault.replaces() || fault.cut.is_some() { replacement(call, fault) } else { answer(shared, call) }
     };
     if let Some(text) = &fault.retry_after {
         set_header(response.headers_mut(), "retry-after", text, Precedence::Ours);
@@ -179,19 +162,11 @@ async fn faulty_answer(shared: &Shared, call: &Call, fault: &Fault) -> Response 
 }
 
 fn replacement(call: &Call, fault: &Fault) -> Response {
-    let status = fault
-        .status
-        .and_then(|status| StatusCode::from_u16(status).ok())
-        .unwrap_or(StatusCode::OK);
+    let status = fault.status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::OK);
     if let Some(body) = &fault.body {
         let content_type = fault.content_type.as_deref().unwrap_or("application/json");
         let mut response = (status, Body::from(body.clone())).into_response();
-        set_header(
-            response.headers_mut(),
-            "content-type",
-            content_type,
-            Precedence::Ours,
-        );
+        set_header(response.headers_mut(), "content-type", content_type, Precedence::Ours);
         return response;
     }
     if let Some(code) = fault.code {
@@ -213,10 +188,8 @@ enum Precedence {
 
 /// What is no header (a fault was checked for that when it came in) is left out.
 fn set_header(headers: &mut HeaderMap, name: &str, value: &str, precedence: Precedence) {
-    let (Ok(name), Ok(value)) = (
-        HeaderName::from_bytes(name.as_bytes()),
-        HeaderValue::from_str(value),
-    ) else {
+    let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
+    else {
         return;
     };
     if precedence == Precedence::Ours || !headers.contains_key(&name) {

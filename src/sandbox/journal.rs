@@ -39,10 +39,7 @@ struct Count<'a> {
 impl Journal {
     pub(super) fn record(&mut self, call: &Call) {
         self.total += 1;
-        *self
-            .by
-            .entry((call.route.template(), counted_method(&call.method)))
-            .or_default() += 1;
+        *self.by.entry((call.route.template(), counted_method(&call.method))).or_default() += 1;
         if self.last.len() == ENTRIES {
             self.last.pop_front();
         }
@@ -56,11 +53,7 @@ impl Journal {
     pub(super) fn report(&self) -> Value {
         let by = self.by.iter();
         let by: Vec<Count<'_>> = by
-            .map(|((path_template, method), count)| Count {
-                method,
-                path_template,
-                count: *count,
-            })
+            .map(|((path_template, method), count)| Count { method, path_template, count: *count })
             .collect();
         json!({"total": self.total, "by": by, "last": self.last})
     }
@@ -69,11 +62,7 @@ impl Journal {
 impl Entry {
     fn of(call: &Call) -> Entry {
         let mut headers = BTreeMap::<String, String>::new();
-        for (name, value) in call
-            .headers
-            .iter()
-            .filter(|(name, _)| *name != header::AUTHORIZATION)
-        {
+        for (name, value) in call.headers.iter().filter(|(name, _)| *name != header::AUTHORIZATION) {
             let value = String::from_utf8_lossy(value.as_bytes());
             headers
                 .entry(name.as_str().to_owned())
@@ -106,9 +95,5 @@ fn counted_method(method: &Method) -> String {
         Method::HEAD,
         Method::OPTIONS,
     ];
-    if KNOWN.contains(method) {
-        method.to_string()
-    } else {
-        "(other)".to_owned()
-    }
+    if KNOWN.contains(method) { method.to_string() } else { "(other)".to_owned() }
 }

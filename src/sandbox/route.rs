@@ -40,10 +40,7 @@ impl Route {
             ["v1", rest @ ..] => (Api::V1, rest),
             ["v2", rest @ ..] => (Api::V2, rest),
             _ => {
-                return Route {
-                    api: None,
-                    target: None,
-                };
+                return Route { api: None, target: None };
             }
         };
         let (service, rest) = match (api, rest) {
@@ -57,10 +54,7 @@ impl Route {
             }
             _ => None,
         };
-        Route {
-            api: Some(api),
-            target,
-        }
+        Route { api: Some(api), target }
     }
 
     /// The path as the documentation writes it, for counting requests of one kind.

@@ -50,10 +50,7 @@ impl Tenant {
         for (identity, binding) in [(Some("alice"), None), (Some("bob"), None), (None, Some(sms))] {
             let serial = classic.len() as u64 + 1;
             let identity = identity.map(str::to_owned);
-            classic.put(
-                serial,
-                v1_participant::Participant::new(identity, binding, seeded_at(serial)),
-            );
+            classic.put(serial, v1_participant::Participant::new(identity, binding, seeded_at(serial)));
         }
         let mut orchestrated = Roster::default();
         for (name, kind, channel, address) in [
@@ -90,11 +87,7 @@ impl Tenant {
 
     /// Adds chat participants to a conversation of either face, which is made if it is not there.
     pub(super) fn populate(&mut self, conversation: &str, count: usize) -> Result<(), PopulateError> {
-        if let Some(index) = self
-            .orchestrated
-            .iter()
-            .position(|known| known.id == conversation)
-        {
+        if let Some(index) = self.orchestrated.iter().position(|known| known.id == conversation) {
             return self.populate_orchestrated(index, count);
         }
         if let Some(index) = self.classic_index(conversation) {
@@ -105,22 +98,13 @@ impl Tenant {
         }
         if conversation.starts_with("conv_conversation_") {
             let id = conversation.to_owned();
-            self.orchestrated.push(OrchestratedConversation {
-                id,
-                roster: Roster::default(),
-            });
+            self.orchestrated.push(OrchestratedConversation { id, roster: Roster::default() });
             return self.populate_orchestrated(self.orchestrated.len() - 1, count);
         }
-        let hex = conversation
-            .strip_prefix("CH")
-            .filter(|digits| digits.len() == 32);
+        let hex = conversation.strip_prefix("CH").filter(|digits| digits.len() == 32);
         if hex.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit())) {
             let sid = conversation.to_owned();
-            self.classic.push(ClassicConversation {
-                sid,
-                unique_name: None,
-                roster: Roster::default(),
-            });
+            self.classic.push(ClassicConversation { sid, unique_name: None, roster: Roster::default() });
             return self.populate_classic(self.classic.len() - 1, count);
         }
         Err(PopulateError::NoConversation(conversation.to_owned()))
@@ -135,10 +119,7 @@ impl Tenant {
             self.last_classic += 1;
             let identity = Some(format!("member-{}", self.last_classic));
             let at = seeded_at(self.last_classic);
-            roster.put(
-                self.last_classic,
-                v1_participant::Participant::new(identity, None, at),
-            );
+            roster.put(self.last_classic, v1_participant::Participant::new(identity, None, at));
         }
         Ok(())
     }
@@ -155,10 +136,7 @@ impl Tenant {
                 name: None,
                 kind: Some("CUSTOMER".to_owned()),
                 profile_id: None,
-                addresses: vec![Address::new(
-                    "CHAT",
-                    &format!("member-{}", self.last_orchestrated),
-                )],
+                addresses: vec![Address::new("CHAT", &format!("member-{}", self.last_orchestrated))],
                 created: at,
                 updated: at,
             };

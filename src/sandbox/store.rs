@@ -34,11 +34,7 @@ pub(super) struct OrchestratedConversation {
 
 impl Store {
     pub(super) fn seeded<'a>(accounts: impl Iterator<Item = &'a str>) -> Store {
-        Store {
-            tenants: accounts
-                .map(|sid| (sid.to_owned(), Tenant::seeded(sid)))
-                .collect(),
-        }
+        Store { tenants: accounts.map(|sid| (sid.to_owned(), Tenant::seeded(sid))).collect() }
     }
 
     pub(super) fn tenant(&mut self, account: &str) -> Option<&mut Tenant> {
@@ -55,9 +51,7 @@ impl Tenant {
     }
 
     pub(super) fn orchestrated(&self, id: &str) -> Option<&OrchestratedConversation> {
-        self.orchestrated
-            .iter()
-            .find(|conversation| conversation.id == id)
+        self.orchestrated.iter().find(|conversation| conversation.id == id)
     }
 }
 
@@ -84,9 +78,7 @@ pub(super) struct Page<'a, P> {
 
 impl<P> Default for Roster<P> {
     fn default() -> Self {
-        Self {
-            members: BTreeMap::new(),
-        }
+        Self { members: BTreeMap::new() }
     }
 }
 
@@ -100,9 +92,7 @@ impl<P> Roster<P> {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &P)> {
-        self.members
-            .iter()
-            .map(|(serial, participant)| (*serial, participant))
+        self.members.iter().map(|(serial, participant)| (*serial, participant))
     }
 
     /// Puts it there, in place of who had that serial.
@@ -118,16 +108,12 @@ impl<P> Roster<P> {
     pub(super) fn page(&self, cursor: Cursor, size: usize) -> Page<'_, P> {
         let mut items: Vec<(u64, &P)> = match cursor {
             Cursor::Start => self.iter().take(size).collect(),
-            Cursor::After(serial) => self
-                .iter()
-                .skip_while(|(other, _)| *other <= serial)
-                .take(size)
-                .collect(),
+            Cursor::After(serial) => {
+                self.iter().skip_while(|(other, _)| *other <= serial).take(size).collect()
+            }
             Cursor::Before(serial) => {
                 let before = self.members.range(..serial).rev().take(size);
-                before
-                    .map(|(serial, participant)| (*serial, participant))
-                    .collect()
+                before.map(|(serial, participant)| (*serial, participant)).collect()
             }
         };
         items.sort_unstable_by_key(|(serial, _)| *serial);
@@ -147,11 +133,7 @@ mod tests {
 
     fn serials(roster: &Roster<()>, cursor: Cursor, size: usize) -> (Vec<u64>, bool, bool) {
         let page = roster.page(cursor, size);
-        (
-            page.items.iter().map(|(serial, ())| *serial).collect(),
-            page.more_before,
-            page.more_after,
-        )
+        (page.items.iter().map(|(serial, ())| *serial).collect(), page.more_before, page.more_after)
     }
 
     #[test]

@@ -24,11 +24,7 @@ pub(super) fn answer(tenant: &mut Tenant, call: &Call) -> Response {
 fn fulfil(tenant: &mut Tenant, call: &Call) -> Result<Response, Refusal> {
     let not_found = || Refusal::NotFound(call.path.clone());
     let target = call.route.target.as_ref().ok_or_else(not_found)?;
-    if target
-        .service
-        .as_ref()
-        .is_some_and(|service| service != SERVICE_SID)
-    {
+    if target.service.as_ref().is_some_and(|service| service != SERVICE_SID) {
         return Err(not_found());
     }
     let index = tenant.classic_index(&target.conversation).ok_or_else(not_found)?;
@@ -84,20 +80,10 @@ fn serial_by_sid_or_identity(conversation: &ClassicConversation, key: &str) -> R
 
 /// Names that it does not know are ignored, as with the real service.
 fn form(call: &Call) -> Result<Fields, Refusal> {
-    let content_type = call
-        .headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let essence = content_type
-        .unwrap_or_default()
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim();
+    let content_type = call.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        return Err(Refusal::BadParameter(format!(
-            "Content-Type {essence:?} is not supported"
-        )));
+        return Err(Refusal::BadParameter(format!("Content-Type {essence:?} is not supported")));
     }
     let mut fields = Fields::default();
     for (name, value) in form_urlencoded::parse(&call.body) {
@@ -169,21 +155,12 @@ impl<'a> BindingResource<'a> {
 
 impl<'a> View<'a> {
     fn of(call: &'a Call, target: &'a Target) -> View<'a> {
-        View {
-            host: host(&call.headers),
-            service: target.service.as_deref(),
-        }
+        View { host: host(&call.headers), service: target.service.as_deref() }
     }
 
     pub(super) fn collection(&self, conversation: &ClassicConversation) -> String {
-        let service = self
-            .service
-            .map(|service| format!("/Services/{service}"))
-            .unwrap_or_default();
-        format!(
-            "http://{}/v1{service}/Conversations/{}/Participants",
-            self.host, conversation.sid
-        )
+        let service = self.service.map(|service| format!("/Services/{service}")).unwrap_or_default();
+        format!("http://{}/v1{service}/Conversations/{}/Participants", self.host, conversation.sid)
     }
 
     pub(super) fn resource<'b>(
@@ -219,21 +196,12 @@ impl<'a> View<'a> {
         status: StatusCode,
     ) -> Result<Response, Refusal> {
         let conversation = &tenant.classic[index];
-        let participant = conversation
-            .roster
-            .get(serial)
-            .ok_or_else(|| Refusal::NoParticipant(sid(serial)))?;
-        Ok((
-            status,
-            Json(self.resource(tenant, conversation, serial, participant)),
-        )
-            .into_response())
+        let participant =
+            conversation.roster.get(serial).ok_or_else(|| Refusal::NoParticipant(sid(serial)))?;
+        Ok((status, Json(self.resource(tenant, conversation, serial, participant))).into_response())
     }
 }
 
 fn host(headers: &HeaderMap) -> &str {
-    headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or("localhost")
+    headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost")
 }

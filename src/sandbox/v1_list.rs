@@ -37,19 +37,11 @@ pub(super) fn list(tenant: &Tenant, index: usize, call: &Call, view: &View<'_>) 
     let conversation = &tenant.classic[index];
     let page = conversation.roster.page(asked.cursor(), asked.size);
     let link = |number: u64, token: Option<String>| {
-        let token = token
-            .map(|token| format!("&PageToken={token}"))
-            .unwrap_or_default();
-        format!(
-            "{}?PageSize={}&Page={number}{token}",
-            view.collection(conversation),
-            asked.size
-        )
+        let token = token.map(|token| format!("&PageToken={token}")).unwrap_or_default();
+        format!("{}?PageSize={}&Page={number}{token}", view.collection(conversation), asked.size)
     };
     let neighbour = |there: bool, number: Option<u64>, token: Option<String>| {
-        number
-            .filter(|_| there && token.is_some())
-            .map(|number| link(number, token))
+        number.filter(|_| there && token.is_some()).map(|number| link(number, token))
     };
     let token = |prefix: &str, end: Option<&(u64, &Participant)>| {
         end.map(|(serial, _)| format!("{prefix}{}", sid(*serial)))
@@ -64,18 +56,11 @@ pub(super) fn list(tenant: &Tenant, index: usize, call: &Call, view: &View<'_>) 
             token("PB", page.items.first()),
         ),
         url: link(asked.page, asked.token.as_ref().map(|(text, _)| text.clone())),
-        next_page_url: neighbour(
-            page.more_after,
-            asked.page.checked_add(1),
-            token("PA", page.items.last()),
-        ),
+        next_page_url: neighbour(page.more_after, asked.page.checked_add(1), token("PA", page.items.last())),
         key: "participants",
     };
-    let participants = page
-        .items
-        .iter()
-        .map(|(serial, one)| view.resource(tenant, conversation, *serial, one))
-        .collect();
+    let participants =
+        page.items.iter().map(|(serial, one)| view.resource(tenant, conversation, *serial, one)).collect();
     Ok(Json(Listing { meta, participants }).into_response())
 }
 
@@ -87,11 +72,7 @@ struct PageQuery {
 
 impl PageQuery {
     fn parse(query: &str) -> Result<PageQuery, Refusal> {
-        let mut asked = PageQuery {
-            size: 50,
-            page: 0,
-            token: None,
-        };
+        let mut asked = PageQuery { size: 50, page: 0, token: None };
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let bad = || Refusal::BadParameter(format!("{name} {value:?} is not valid"));
             match name.as_ref() {

@@ -54,11 +54,7 @@ pub(super) struct Fields {
 
 impl Binding {
     pub(super) fn between(address: &str, proxy: &str) -> Binding {
-        Binding {
-            address: Some(address.to_owned()),
-            proxy: Some(proxy.to_owned()),
-            projected: None,
-        }
+        Binding { address: Some(address.to_owned()), proxy: Some(proxy.to_owned()), projected: None }
     }
 
     /// The `type` of the binding, which nobody says but the address.
@@ -69,10 +65,7 @@ impl Binding {
 
 fn channel(address: &str) -> &'static str {
     let prefix = address.split_once(':').map(|(prefix, _)| prefix);
-    ["whatsapp", "rcs", "messenger"]
-        .into_iter()
-        .find(|known| prefix == Some(known))
-        .unwrap_or("sms")
+    ["whatsapp", "rcs", "messenger"].into_iter().find(|known| prefix == Some(known)).unwrap_or("sms")
 }
 
 impl Participant {
@@ -169,10 +162,7 @@ impl Participant {
                 return Err(Refusal::ProjectedNotAdded(projected.to_owned()));
             }
             Some(projected) => {
-                let binding = Binding {
-                    projected: Some(projected.to_owned()),
-                    ..Binding::default()
-                };
+                let binding = Binding { projected: Some(projected.to_owned()), ..Binding::default() };
                 check_binding(&binding)?;
                 self.binding = Some(binding);
             }
@@ -191,10 +181,7 @@ fn checked_identity(identity: &str) -> Result<Option<String>, Refusal> {
 
 fn check_binding(binding: &Binding) -> Result<(), Refusal> {
     let legal = |address: &str| !address.is_empty() && address.chars().count() <= MOST_CHARS;
-    if let Some(bad) = [&binding.address, &binding.projected]
-        .into_iter()
-        .flatten()
-        .find(|text| !legal(text))
+    if let Some(bad) = [&binding.address, &binding.projected].into_iter().flatten().find(|text| !legal(text))
     {
         return Err(Refusal::BadAddress(bad.clone()));
     }
@@ -215,45 +202,20 @@ fn check_binding(binding: &Binding) -> Result<(), Refusal> {
 
 /// Who the fields of a create name: a chat identity or an address, and nobody is both.
 pub(super) fn named(fields: &Fields) -> Result<(Option<String>, Option<Binding>), Refusal> {
-    let identity = fields
-        .identity
-        .as_deref()
-        .map(checked_identity)
-        .transpose()?
-        .flatten();
-    let Fields {
-        address,
-        proxy,
-        projected,
-        ..
-    } = fields;
-    let binding = Binding {
-        address: address.clone(),
-        proxy: proxy.clone(),
-        projected: projected.clone(),
-    };
+    let identity = fields.identity.as_deref().map(checked_identity).transpose()?.flatten();
+    let Fields { address, proxy, projected, .. } = fields;
+    let binding = Binding { address: address.clone(), proxy: proxy.clone(), projected: projected.clone() };
     check_binding(&binding)?;
     match (identity, &binding) {
-        (
-            Some(identity),
-            Binding {
-                address: None,
-                proxy: None,
-                projected,
-            },
-        ) => {
+        (Some(identity), Binding { address: None, proxy: None, projected }) => {
             let bound = projected.is_some();
             Ok((Some(identity), bound.then_some(binding)))
         }
         (Some(identity), _) => Err(Refusal::IdentityNotAcceptable(identity)),
         (None, Binding { address: None, .. }) => Err(Refusal::NobodyNamed),
-        (
-            None,
-            Binding {
-                projected: Some(projected),
-                ..
-            },
-        ) => Err(Refusal::ProjectedNotAdded(projected.clone())),
+        (None, Binding { projected: Some(projected), .. }) => {
+            Err(Refusal::ProjectedNotAdded(projected.clone()))
+        }
         (None, _) => Ok((None, Some(binding))),
     }
 }

@@ -119,14 +119,5 @@ pub(super) fn response(status: StatusCode, code: u32, message: &str) -> Response
         status: u16,
     }
     let more_info = format!("https://www.twilio.com/docs/errors/{code}");
-    (
-        status,
-        Json(Body {
-            code,
-            message,
-            more_info,
-            status: status.as_u16(),
-        }),
-    )
-        .into_response()
+    (status, Json(Body { code, message, more_info, status: status.as_u16() })).into_response()
 }

@@ -34,12 +34,9 @@ fn fulfil(tenant: &mut Tenant, call: &Call) -> Result<Response, Problem> {
             let serial = tenant.create_orchestrated(conversation, draft, SystemTime::now())?;
             participant(tenant, conversation, serial, StatusCode::CREATED)
         }
-        (&Method::GET, Some(id)) => participant(
-            tenant,
-            conversation,
-            serial_of(id).ok_or(Problem::NotFound)?,
-            StatusCode::OK,
-        ),
+        (&Method::GET, Some(id)) => {
+            participant(tenant, conversation, serial_of(id).ok_or(Problem::NotFound)?, StatusCode::OK)
+        }
         (&Method::PUT, Some(id)) => {
             let serial = serial_of(id).ok_or(Problem::NotFound)?;
             check_json(call)?;
@@ -52,16 +49,8 @@ fn fulfil(tenant: &mut Tenant, call: &Call) -> Result<Response, Problem> {
 }
 
 fn check_json(call: &Call) -> Result<(), Problem> {
-    let content_type = call
-        .headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let essence = content_type
-        .unwrap_or_default()
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim();
+    let content_type = call.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     match essence.eq_ignore_ascii_case("application/json") {
         true => Ok(()),
         false => Err(Problem::UnsupportedMediaType),
@@ -137,30 +126,19 @@ fn list(tenant: &Tenant, conversation: &str, query: &str) -> Result<Response, Pr
     let meta = Meta {
         key: "participants",
         page_size,
-        previous_token: first
-            .filter(|_| page.more_before)
-            .map(|(serial, _)| token("before", *serial)),
-        next_token: last
-            .filter(|_| page.more_after)
-            .map(|(serial, _)| token("after", *serial)),
+        previous_token: first.filter(|_| page.more_before).map(|(serial, _)| token("before", *serial)),
+        next_token: last.filter(|_| page.more_after).map(|(serial, _)| token("after", *serial)),
     };
-    let participants = page
-        .items
-        .iter()
-        .map(|(serial, one)| resource(tenant, conversation, *serial, one))
-        .collect();
+    let participants =
+        page.items.iter().map(|(serial, one)| resource(tenant, conversation, *serial, one)).collect();
     Ok(Json(Listing { meta, participants }).into_response())
 }
 
 fn page_query(query: &str) -> Result<(usize, Cursor), Problem> {
     let (mut size, mut start) = (50, Cursor::Start);
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        let bad = || {
-            Problem::Invalid(vec![Invalid::at(
-                format!("#/{name}"),
-                format!("{value:?} is not valid"),
-            )])
-        };
+        let bad =
+            || Problem::Invalid(vec![Invalid::at(format!("#/{name}"), format!("{value:?} is not valid"))]);
         match name.as_ref() {
             "pageSize" => {
                 let legal = |size: &usize| (1..=MOST_PER_PAGE).contains(size);

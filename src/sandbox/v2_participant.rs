@@ -44,11 +44,7 @@ pub(super) struct Draft {
 
 impl Address {
     pub(super) fn new(channel: &str, address: &str) -> Address {
-        Address {
-            channel: channel.to_owned(),
-            address: address.to_owned(),
-            channel_id: None,
-        }
+        Address { channel: channel.to_owned(), address: address.to_owned(), channel_id: None }
     }
 
     /// The channel's own id plays no part in whose address it is.
@@ -74,17 +70,12 @@ impl Draft {
             Ok(Value::Object(map)) => map,
             Ok(_) => return Err(Problem::Invalid(vec![Invalid::at("", "must be an object")])),
             Err(error) => {
-                return Err(Problem::Invalid(vec![Invalid::at(
-                    "",
-                    format!("not JSON: {error}"),
-                )]));
+                return Err(Problem::Invalid(vec![Invalid::at("", format!("not JSON: {error}"))]));
             }
         };
         let mut errors = Vec::new();
         let draft = Draft {
-            name: text(&mut map, "", "name", &mut errors, |name| {
-                name.chars().count() <= MOST_NAME_CHARS
-            }),
+            name: text(&mut map, "", "name", &mut errors, |name| name.chars().count() <= MOST_NAME_CHARS),
             kind: text(&mut map, "", "type", &mut errors, is_type),
             profile_id: text(&mut map, "", "profileId", &mut errors, |id| !id.is_empty()),
             addresses: addresses(map.remove("addresses").unwrap_or_default(), &mut errors),
@@ -93,11 +84,7 @@ impl Draft {
         if errors.is_empty() && addresses_required && draft.addresses.is_empty() {
             errors.push(Invalid::at("/addresses", "at least one is required"));
         }
-        if errors.is_empty() {
-            Ok(draft)
-        } else {
-            Err(Problem::Invalid(errors))
-        }
+        if errors.is_empty() { Ok(draft) } else { Err(Problem::Invalid(errors)) }
     }
 }
 
@@ -148,11 +135,7 @@ fn address(mut map: Map<String, Value>, at: &str, errors: &mut Vec<Invalid>) -> 
             errors.push(Invalid::at(format!("{at}/{key}"), "is required"));
         }
     }
-    Some(Address {
-        channel: channel?,
-        address: address?,
-        channel_id,
-    })
+    Some(Address { channel: channel?, address: address?, channel_id })
 }
 
 /// Null is the same as left out.
@@ -167,20 +150,14 @@ fn text(
         Value::Null => None,
         Value::String(text) if legal(&text) => Some(text),
         other => {
-            errors.push(Invalid::at(
-                format!("{at}/{key}"),
-                format!("{other} is not valid"),
-            ));
+            errors.push(Invalid::at(format!("{at}/{key}"), format!("{other} is not valid")));
             None
         }
     }
 }
 
 fn unknown(map: &Map<String, Value>, at: &str, errors: &mut Vec<Invalid>) {
-    errors.extend(
-        map.keys()
-            .map(|key| Invalid::at(format!("{at}/{key}"), "is not known")),
-    );
+    errors.extend(map.keys().map(|key| Invalid::at(format!("{at}/{key}"), "is not known")));
 }
 
 /// HUMAN_AGENT, CUSTOMER, AI_AGENT, AGENT, UNKNOWN are documented; more have been added before.
@@ -229,42 +206,22 @@ impl Tenant {
     }
 
     fn orchestrated_roster(&mut self, id: &str) -> Result<&mut Roster<Participant>, Problem> {
-        let found = self
-            .orchestrated
-            .iter_mut()
-            .find(|conversation| conversation.id == id);
-        found
-            .map(|conversation| &mut conversation.roster)
-            .ok_or(Problem::NotFound)
+        let found = self.orchestrated.iter_mut().find(|conversation| conversation.id == id);
+        found.map(|conversation| &mut conversation.roster).ok_or(Problem::NotFound)
     }
 }
 
 impl Draft {
     fn into_participant(self, created: SystemTime, updated: SystemTime) -> Participant {
-        let Draft {
-            name,
-            kind,
-            profile_id,
-            addresses,
-        } = self;
-        Participant {
-            name,
-            kind,
-            profile_id,
-            addresses,
-            created,
-            updated,
-        }
+        let Draft { name, kind, profile_id, addresses } = self;
+        Participant { name, kind, profile_id, addresses, created, updated }
     }
 }
 
 /// An address belongs to one participant of the conversation.
 fn check_addresses(roster: &Roster<Participant>, own: Option<u64>, draft: &Draft) -> Result<(), Problem> {
     let taken = |other: &Participant| {
-        other
-            .addresses
-            .iter()
-            .any(|theirs| draft.addresses.iter().any(|ours| ours.same_place(theirs)))
+        other.addresses.iter().any(|theirs| draft.addresses.iter().any(|ours| ours.same_place(theirs)))
     };
     let mut others = roster.iter().filter(|(serial, _)| Some(*serial) != own);
     match others.find(|(_, other)| taken(other)) {

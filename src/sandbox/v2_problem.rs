@@ -26,10 +26,7 @@ pub(super) struct Invalid {
 
 impl Invalid {
     pub(super) fn at(pointer: impl Into<String>, detail: impl Into<String>) -> Invalid {
-        Invalid {
-            detail: detail.into(),
-            pointer: pointer.into(),
-        }
+        Invalid { detail: detail.into(), pointer: pointer.into() }
     }
 }
 
@@ -37,24 +34,16 @@ impl Problem {
     /// `path` is what was asked for.
     pub(super) fn into_response(self, path: &str) -> Response {
         match self {
-            Problem::Invalid(errors) => response(
-                StatusCode::BAD_REQUEST,
-                20001,
-                "The request is not valid",
-                path,
-                &errors,
-            ),
+            Problem::Invalid(errors) => {
+                response(StatusCode::BAD_REQUEST, 20001, "The request is not valid", path, &errors)
+            }
             Problem::NotFound => {
                 let detail = format!("The requested resource {path} was not found");
                 response(StatusCode::NOT_FOUND, 20404, &detail, path, &[])
             }
-            Problem::MethodNotAllowed => response(
-                StatusCode::METHOD_NOT_ALLOWED,
-                20004,
-                "Method not allowed",
-                path,
-                &[],
-            ),
+            Problem::MethodNotAllowed => {
+                response(StatusCode::METHOD_NOT_ALLOWED, 20004, "Method not allowed", path, &[])
+            }
             Problem::UnsupportedMediaType => {
                 let detail = "The body must be application/json";
                 response(StatusCode::UNSUPPORTED_MEDIA_TYPE, 20001, detail, path, &[])
@@ -63,9 +52,7 @@ impl Problem {
                 let detail = format!("The address belongs to participant {id}");
                 let mut response = response(StatusCode::CONFLICT, 20409, &detail, path, &[]);
                 if let Ok(id) = HeaderValue::from_str(&id) {
-                    response
-                        .headers_mut()
-                        .insert(HeaderName::from_static("x-conflicting-resource-id"), id);
+                    response.headers_mut().insert(HeaderName::from_static("x-conflicting-resource-id"), id);
                 }
                 response
             }
@@ -102,10 +89,5 @@ pub(super) fn response(
         instance: path,
         errors,
     };
-    (
-        status,
-        [(header::CONTENT_TYPE, "application/problem+json")],
-        Json(body),
-    )
-        .into_response()
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(body)).into_response()
 }

@@ -99,16 +99,8 @@ pub struct Broken {
 impl Error {
     /// An answer to a read that should have told the participant's id, and did not.
     pub fn without_id(version: ApiVersion) -> Self {
-        let broken = Broken {
-            status: StatusCode::OK,
-            what: "sid".into(),
-            request_id: None,
-        };
-        Self {
-            operation: Operation::Fetch,
-            version,
-            cause: Cause::Broken(broken),
-        }
+        let broken = Broken { status: StatusCode::OK, what: "sid".into(), request_id: None };
+        Self { operation: Operation::Fetch, version, cause: Cause::Broken(broken) }
     }
 
     /// How long Twilio asks to wait.
@@ -172,11 +164,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            operation,
-            version,
-            cause,
-        } = self;
+        let Self { operation, version, cause } = self;
         write!(f, "{operation:?} on {version}: ")?;
         match cause {
             Cause::Answered(problem) => {
@@ -206,18 +194,11 @@ impl Problem {
     pub(super) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
         // serde would take an array for a struct, by position.
         let is_object = body.trim_ascii_start().starts_with(b"{");
-        let body: ErrorBody = if is_object {
-            serde_json::from_slice(body).unwrap_or_default()
-        } else {
-            ErrorBody::default()
-        };
+        let body: ErrorBody =
+            if is_object { serde_json::from_slice(body).unwrap_or_default() } else { ErrorBody::default() };
         let conflicting_id = header(headers, "x-conflicting-resource-id")
             .filter(|id| is_plain(id))
-            .or_else(|| {
-                body.code
-                    .filter(|code| *code == 50416)
-                    .and_then(|_| body.named_conversation())
-            });
+            .or_else(|| body.code.filter(|code| *code == 50416).and_then(|_| body.named_conversation()));
         Self {
             status,
             code: body.code,
@@ -311,16 +292,9 @@ mod tests {
 
     #[test]
     fn a_body_that_is_neither_tells_nothing_and_breaks_nothing() {
-        for body in [
-            "",
-            "<html>",
-            "[1]",
-            "{",
-            "null",
-            r#"{"code":"x"}"#,
-            r#"{"code":1.5}"#,
-            r#"{"code":null}"#,
-        ] {
+        for body in
+            ["", "<html>", "[1]", "{", "null", r#"{"code":"x"}"#, r#"{"code":1.5}"#, r#"{"code":null}"#]
+        {
             let problem = read(503, &[], body);
             assert_eq!((problem.code, problem.status.as_u16()), (None, 503), "{body}");
         }
@@ -342,13 +316,7 @@ mod tests {
         let body = format!(r#"{{"code":50416,"message":"+15550100001 is bound in Conversation {other}."}}"#);
         assert_eq!(read(409, &[], &body).conflicting_id.as_deref(), Some(other));
         let header = [("x-conflicting-resource-id", "conv_participant_1")];
-        assert_eq!(
-            read(409, &header, "").conflicting_id.as_deref(),
-            Some("conv_participant_1")
-        );
-        assert_eq!(
-            read(409, &[("x-conflicting-resource-id", "+1 555")], "").conflicting_id,
-            None
-        );
+        assert_eq!(read(409, &header, "").conflicting_id.as_deref(), Some("conv_participant_1"));
+        assert_eq!(read(409, &[("x-conflicting-resource-id", "+1 555")], "").conflicting_id, None);
     }
 }

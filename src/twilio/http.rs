@@ -22,11 +22,7 @@ use super::{Budget, Settings};
 use crate::ids::{ApiVersion, Violation};
 
 /// RFC 3986's unreserved characters; every other byte of an id is encoded.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 const NOT_JSON: &str = "the body is not the documented JSON object";
 
@@ -83,11 +79,7 @@ impl Request {
     }
 
     fn error(&self, cause: Cause) -> Error {
-        Error {
-            operation: self.operation,
-            version: self.version,
-            cause,
-        }
+        Error { operation: self.operation, version: self.version, cause }
     }
 }
 
@@ -112,26 +104,14 @@ impl Response {
             let path = error.path().to_string();
             if path == "." { NOT_JSON.into() } else { path }
         });
-        let rest = |value| {
-            json.end()
-                .map(|()| value)
-                .map_err(|_| "text follows the JSON body".into())
-        };
+        let rest = |value| json.end().map(|()| value).map_err(|_| "text follows the JSON body".into());
         decoded.and_then(rest).map_err(|what| self.broken(what))
     }
 
     /// The answer is not what Twilio's contract says; `what` names a key.
     pub(super) fn broken(&self, what: String) -> Error {
-        let broken = Broken {
-            status: self.status,
-            what,
-            request_id: error::request_id(&self.headers),
-        };
-        Error {
-            operation: self.operation,
-            version: self.version,
-            cause: Cause::Broken(broken),
-        }
+        let broken = Broken { status: self.status, what, request_id: error::request_id(&self.headers) };
+        Error { operation: self.operation, version: self.version, cause: Cause::Broken(broken) }
     }
 }
 
@@ -148,10 +128,7 @@ pub(super) fn url(base: &Url, segments: &[&str]) -> Result<Url, Violation> {
     if url.path() == path {
         Ok(url)
     } else {
-        Err(Violation::new(
-            "conversation.conversation_id",
-            "this id and the participant's make no safe path",
-        ))
+        Err(Violation::new("conversation.conversation_id", "this id and the participant's make no safe path"))
     }
 }
 
@@ -185,9 +162,7 @@ impl Http {
             // Two retries for ten requests at most, and ten a second for a quiet process.
             budget: Arc::new(TpsBudget::new(Duration::from_secs(10), 10, 0.2)),
         };
-        Ok(Self {
-            stack: RetryLayer::new(policy).layer(attempt),
-        })
+        Ok(Self { stack: RetryLayer::new(policy).layer(attempt) })
     }
 
     pub(super) async fn send(&self, request: Request) -> Result<Response, Error> {
@@ -220,12 +195,8 @@ impl Policy<Request, Response, Error> for RetryPolicy {
             *result = Ok(Response::deleted(request));
             return None;
         }
-        let delay = error
-            .retry_after()
-            .unwrap_or_else(|| backoff(request.history.resends));
-        let in_time = Instant::now()
-            .checked_add(delay)
-            .is_some_and(|then| then < request.budget.retry_until);
+        let delay = error.retry_after().unwrap_or_else(|| backoff(request.history.resends));
+        let in_time = Instant::now().checked_add(delay).is_some_and(|then| then < request.budget.retry_until);
         if !error.is_retryable()
             || request.history.resends >= self.max_resends
             || !in_time
@@ -257,9 +228,7 @@ impl Response {
 
 /// Exponential with full jitter, so that callers that failed together do not come back together.
 fn backoff(resends: u32) -> Duration {
-    let ceiling = FIRST_BACKOFF
-        .saturating_mul(2_u32.saturating_pow(resends))
-        .min(LONGEST_BACKOFF);
+    let ceiling = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(resends)).min(LONGEST_BACKOFF);
     ceiling.mul_f64(HasherRng::new().next_f64())
 }
 
@@ -317,19 +286,9 @@ impl Attempt {
         if !status.is_success() {
             // A redirect is never followed: it would carry the credentials to where it points.
             let what = format!("unexpected HTTP status {}", status.as_u16());
-            return Err(Cause::Broken(Broken {
-                status,
-                what,
-                request_id,
-            }));
+            return Err(Cause::Broken(Broken { status, what, request_id }));
         }
-        Ok(Response {
-            operation: request.operation,
-            version: request.version,
-            status,
-            headers,
-            body,
-        })
+        Ok(Response { operation: request.operation, version: request.version, status, headers, body })
     }
 
     fn outgoing(&self, request: &Request) -> reqwest::RequestBuilder {
@@ -343,9 +302,9 @@ impl Attempt {
         }
         match request.body.clone() {
             None => outgoing,
-            Some(Body::Form(form)) => outgoing
-                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-                .body(form),
+            Some(Body::Form(form)) => {
+                outgoing.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
+            }
             Some(Body::Json(json)) => outgoing.header(CONTENT_TYPE, "application/json").body(json),
         }
     }
@@ -357,11 +316,7 @@ impl Attempt {
             if body.len() + chunk.len() > self.max_body_bytes {
                 let what = format!("the body is larger than {} bytes", self.max_body_bytes);
                 let request_id = error::request_id(answer.headers());
-                return Err(Cause::Broken(Broken {
-                    status: answer.status(),
-                    what,
-                    request_id,
-                }));
+                return Err(Cause::Broken(Broken { status: answer.status(), what, request_id }));
             }
             body.extend_from_slice(&chunk);
         }
@@ -372,11 +327,7 @@ impl Attempt {
 fn broken_connection(error: reqwest::Error) -> Cause {
     // The URL may hold an identity.
     let error = error.without_url();
-    if error.is_connect() {
-        Cause::NotSent(error)
-    } else {
-        Cause::Cut(error)
-    }
+    if error.is_connect() { Cause::NotSent(error) } else { Cause::Cut(error) }
 }
 
 /// One span an attempt. It never holds the URL, which may hold an identity.
@@ -402,10 +353,7 @@ mod tests {
 
     fn path(segment: &str) -> String {
         let base = Url::parse("https://conversations.twilio.com/base/").unwrap();
-        url(&base, &["v1", "Conversations", segment])
-            .unwrap()
-            .path()
-            .to_owned()
+        url(&base, &["v1", "Conversations", segment]).unwrap().path().to_owned()
     }
 
     #[test]

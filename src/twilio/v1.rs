@@ -38,10 +38,7 @@ pub(super) async fn list(
     budget: Budget,
 ) -> Result<Page, Error> {
     let mut request = collection(target, Operation::List, Method::GET, conversation, budget)?;
-    request
-        .url
-        .query_pairs_mut()
-        .append_pair("PageSize", &size.to_string());
+    request.url.query_pairs_mut().append_pair("PageSize", &size.to_string());
     for (name, value) in [("Page", &cursor.page), ("PageToken", &cursor.token)] {
         if !value.is_empty() {
             request.url.query_pairs_mut().append_pair(name, value);
@@ -92,14 +89,7 @@ fn item(
     key: &ParticipantKey,
     budget: Budget,
 ) -> Result<Request, Error> {
-    request(
-        target,
-        operation,
-        method,
-        &key.conversation,
-        Some(key.id.as_str()),
-        budget,
-    )
+    request(target, operation, method, &key.conversation, Some(key.id.as_str()), budget)
 }
 
 fn collection(
@@ -138,13 +128,7 @@ fn request(
         cause: Cause::Unsupported(vec![violation]),
     })?;
     let authorization = target.endpoint.authorization.clone();
-    Ok(Request::new(
-        (operation, ApiVersion::V1),
-        (method, url),
-        template,
-        authorization,
-        budget,
-    ))
+    Ok(Request::new((operation, ApiVersion::V1), (method, url), template, authorization, budget))
 }
 
 // === Reading
@@ -198,29 +182,16 @@ fn decode(response: &Response) -> Result<proto::Participant, Error> {
 }
 
 fn page(response: &Response) -> Result<Page, Error> {
-    let Envelope {
-        participants,
-        meta: Meta {
-            page,
-            previous_page_url,
-            next_page_url,
-        },
-    } = response.json()?;
+    let Envelope { participants, meta: Meta { page, previous_page_url, next_page_url } } = response.json()?;
     let cursor = |url: Option<String>, key: &str| match url.as_deref() {
         None | Some("") => Ok(None),
-        Some(url) => cursor(url)
-            .map(Some)
-            .ok_or_else(|| response.broken(format!("meta.{key}"))),
+        Some(url) => cursor(url).map(Some).ok_or_else(|| response.broken(format!("meta.{key}"))),
     };
     Ok(Page {
         participants: participants.into_iter().map(Participant::into_proto).collect(),
         next: cursor(next_page_url, "next_page_url")?,
         // Twilio's own sample has a previous link on the first page, which would lead nowhere.
-        previous: if page == Some(0) {
-            None
-        } else {
-            cursor(previous_page_url, "previous_page_url")?
-        },
+        previous: if page == Some(0) { None } else { cursor(previous_page_url, "previous_page_url")? },
     })
 }
 
@@ -259,21 +230,15 @@ impl Participant {
             last_read_timestamp,
         } = self;
         let identity = identity.filter(|identity| !identity.is_empty() && identity != NULL);
-        let chat = identity.map(|address| Address {
-            channel: Channel::Chat.into(),
-            address,
-            ..Address::default()
-        });
+        let chat =
+            identity.map(|address| Address { channel: Channel::Chat.into(), address, ..Address::default() });
         with_etag(proto::Participant {
             id: sid.unwrap_or_default(),
             conversation_id: conversation_sid.unwrap_or_default(),
             account_id: account_sid.unwrap_or_default(),
             service_id: chat_service_sid.unwrap_or_default(),
             api_version: proto::ApiVersion::V1.into(),
-            addresses: chat
-                .into_iter()
-                .chain(messaging_binding.and_then(Binding::into_proto))
-                .collect(),
+            addresses: chat.into_iter().chain(messaging_binding.and_then(Binding::into_proto)).collect(),
             attributes,
             role_id: role_sid.unwrap_or_default(),
             last_read_message_index,
@@ -294,14 +259,7 @@ impl Participant {
 impl Binding {
     /// `None` for a binding that says nothing: all its keys may be there with nulls.
     fn into_proto(self) -> Option<Address> {
-        let Self {
-            channel: word,
-            address,
-            proxy_address,
-            projected_address,
-            level,
-            name,
-        } = self;
+        let Self { channel: word, address, proxy_address, projected_address, level, name } = self;
         let address = Address {
             channel: channel(word.as_deref()).into(),
             upstream_channel: word.unwrap_or_default(),
@@ -350,19 +308,14 @@ fn compact(json: &str) -> String {
 type Form = Vec<(&'static str, String)>;
 
 fn form(pairs: &Form) -> Body {
-    let encoded = form_urlencoded::Serializer::new(String::new())
-        .extend_pairs(pairs)
-        .finish();
+    let encoded = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
     Body::Form(encoded.into())
 }
 
 /// What only one of the two entries holds that v1 knows: the identity, and the messaging binding.
 fn split(addresses: &[Address]) -> (Option<&Address>, Option<&Address>) {
     let is_chat = |address: &&Address| address.channel() == Channel::Chat;
-    (
-        addresses.iter().find(is_chat),
-        addresses.iter().find(|address| !is_chat(address)),
-    )
+    (addresses.iter().find(is_chat), addresses.iter().find(|address| !is_chat(address)))
 }
 
 fn create_form(participant: &proto::Participant) -> Form {
@@ -373,14 +326,8 @@ fn create_form(participant: &proto::Participant) -> Form {
     [
         ("Identity", chat.map(|chat| chat.address.clone())),
         ("MessagingBinding.Address", part(|binding| &binding.address)),
-        (
-            "MessagingBinding.ProxyAddress",
-            part(|binding| &binding.proxy_address),
-        ),
-        (
-            "MessagingBinding.ProjectedAddress",
-            part(|binding| &binding.projected_address),
-        ),
+        ("MessagingBinding.ProxyAddress", part(|binding| &binding.proxy_address)),
+        ("MessagingBinding.ProjectedAddress", part(|binding| &binding.projected_address)),
         ("Attributes", text(&participant.attributes)),
         ("RoleSid", text(&participant.role_id)),
         ("DateCreated", time(&participant.create_time)),
@@ -401,18 +348,15 @@ pub(super) fn update_body(
     for field in &update.fields {
         match field {
             Field::Addresses => {
-                let there = current
-                    .map(|current| current.addresses.as_slice())
-                    .unwrap_or_default();
+                let there = current.map(|current| current.addresses.as_slice()).unwrap_or_default();
                 pairs.extend(changed_addresses(there, &new.addresses)?);
             }
             Field::Attributes if new.attributes.is_empty() => pairs.push(("Attributes", "{}".into())),
             Field::Attributes => pairs.push(("Attributes", new.attributes.clone())),
             Field::RoleId => pairs.push(("RoleSid", new.role_id.clone())),
             Field::LastReadMessageIndex => {
-                let index = new
-                    .last_read_message_index
-                    .map_or_else(|| NULL.into(), |index| index.to_string());
+                let index =
+                    new.last_read_message_index.map_or_else(|| NULL.into(), |index| index.to_string());
                 // There is nothing to clear where nothing is set.
                 if index != NULL || current.is_none_or(|current| current.last_read_message_index.is_some()) {
                     pairs.push(("LastReadMessageIndex", index));
@@ -458,16 +402,8 @@ fn changed_addresses(current: &[Address], new: &[Address]) -> Result<Form, Vec<V
                     .push("v1 cannot change the channel of a participant: delete it and create another");
             }
             for (name, there, new) in [
-                (
-                    "MessagingBinding.ProxyAddress",
-                    &there.proxy_address,
-                    &new.proxy_address,
-                ),
-                (
-                    "MessagingBinding.ProjectedAddress",
-                    &there.projected_address,
-                    &new.projected_address,
-                ),
+                ("MessagingBinding.ProxyAddress", &there.proxy_address, &new.proxy_address),
+                ("MessagingBinding.ProjectedAddress", &there.projected_address, &new.projected_address),
             ] {
                 if there != new {
                     pairs.push((name, if new.is_empty() { NULL.into() } else { new.clone() }));
@@ -481,10 +417,7 @@ fn changed_addresses(current: &[Address], new: &[Address]) -> Result<Form, Vec<V
     if violations.is_empty() {
         Ok(pairs)
     } else {
-        Err(violations
-            .into_iter()
-            .map(|text| Violation::new("participant.addresses", text))
-            .collect())
+        Err(violations.into_iter().map(|text| Violation::new("participant.addresses", text)).collect())
     }
 }
 
@@ -495,31 +428,20 @@ mod tests {
     #[test]
     fn compacting_keeps_every_token() {
         let spaced = "{ \"a b\" : [ 1e400 , \"\\\" { \\\\\" ] ,\n\t\"z\" : 12345678901234567890 }";
-        assert_eq!(
-            compact(spaced),
-            r#"{"a b":[1e400,"\" { \\"],"z":12345678901234567890}"#
-        );
+        assert_eq!(compact(spaced), r#"{"a b":[1e400,"\" { \\"],"z":12345678901234567890}"#);
     }
 
     #[test]
     fn a_page_link_gives_its_two_parameters_and_nothing_else() {
         let taken = |url: &str| cursor(url).map(|cursor| (cursor.page, cursor.token));
-        for host in [
-            "https://conversations.twilio.com",
-            "http://evil",
-            "//evil",
-            "\\\\evil",
-            "",
-            "https://u:p@x:1",
-        ] {
+        for host in
+            ["https://conversations.twilio.com", "http://evil", "//evil", "\\\\evil", "", "https://u:p@x:1"]
+        {
             let url =
                 format!("{host}/v1/Conversations/CH1/Participants?PageSize=50&Page=1&PageToken=PAMB%2B1");
             assert_eq!(taken(&url), Some(("1".into(), "PAMB+1".into())), "{url}");
         }
-        assert_eq!(
-            taken("https://x/?PageSize=50&Page=1"),
-            Some(("1".into(), String::new()))
-        );
+        assert_eq!(taken("https://x/?PageSize=50&Page=1"), Some(("1".into(), String::new())));
         assert_eq!(taken("https://x/?PageSize=50"), None);
         assert_eq!(taken("https://x/?Page=..%2F"), None);
     }

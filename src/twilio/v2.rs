@@ -18,14 +18,7 @@ pub(super) async fn fetch(
     key: &ParticipantKey,
     budget: Budget,
 ) -> Result<proto::Participant, Error> {
-    let request = request(
-        target,
-        Operation::Fetch,
-        Method::GET,
-        &key.conversation,
-        Some(key),
-        budget,
-    )?;
+    let request = request(target, Operation::Fetch, Method::GET, &key.conversation, Some(key), budget)?;
     decode(&target.http.send(request).await?)
 }
 
@@ -37,33 +30,17 @@ pub(super) async fn list(
     budget: Budget,
 ) -> Result<Page, Error> {
     let mut request = request(target, Operation::List, Method::GET, conversation, None, budget)?;
-    request
-        .url
-        .query_pairs_mut()
-        .append_pair("pageSize", &size.to_string());
+    request.url.query_pairs_mut().append_pair("pageSize", &size.to_string());
     if !cursor.token.is_empty() {
-        request
-            .url
-            .query_pairs_mut()
-            .append_pair("pageToken", &cursor.token);
+        request.url.query_pairs_mut().append_pair("pageToken", &cursor.token);
     }
     let Envelope { participants, meta } = target.http.send(request).await?.json()?;
-    let Meta {
-        previous_token,
-        next_token,
-    } = meta.unwrap_or_default();
+    let Meta { previous_token, next_token } = meta.unwrap_or_default();
     let cursor = |token: Option<String>| {
-        token.filter(|token| !token.is_empty()).map(|token| Cursor {
-            page: String::new(),
-            token,
-        })
+        token.filter(|token| !token.is_empty()).map(|token| Cursor { page: String::new(), token })
     };
     Ok(Page {
-        participants: participants
-            .unwrap_or_default()
-            .into_iter()
-            .map(Participant::into_proto)
-            .collect(),
+        participants: participants.unwrap_or_default().into_iter().map(Participant::into_proto).collect(),
         next: cursor(next_token),
         previous: cursor(previous_token),
     })
@@ -75,14 +52,7 @@ pub(super) async fn create(
     create: &Create,
     budget: Budget,
 ) -> Result<proto::Participant, Error> {
-    let mut request = request(
-        target,
-        Operation::Create,
-        Method::POST,
-        conversation,
-        None,
-        budget,
-    )?;
+    let mut request = request(target, Operation::Create, Method::POST, conversation, None, budget)?;
     request.body = Some(json(&create.participant));
     decode(&target.http.send(request).await?)
 }
@@ -93,14 +63,7 @@ pub(super) async fn update(
     prepared: Prepared,
     budget: Budget,
 ) -> Result<proto::Participant, Error> {
-    let mut request = request(
-        target,
-        Operation::Update,
-        Method::PUT,
-        &key.conversation,
-        Some(key),
-        budget,
-    )?;
+    let mut request = request(target, Operation::Update, Method::PUT, &key.conversation, Some(key), budget)?;
     request.body = prepared.body;
     decode(&target.http.send(request).await?)
 }
@@ -122,13 +85,7 @@ fn request(
         cause: Cause::Unsupported(vec![violation]),
     })?;
     let authorization = target.endpoint.authorization.clone();
-    Ok(Request::new(
-        (operation, ApiVersion::V2),
-        (method, url),
-        template,
-        authorization,
-        budget,
-    ))
+    Ok(Request::new((operation, ApiVersion::V2), (method, url), template, authorization, budget))
 }
 
 // === Reading
@@ -198,11 +155,7 @@ impl Participant {
             r#type: participant_type(r#type.as_deref()).into(),
             upstream_type: r#type.unwrap_or_default(),
             profile_id: profile_id.unwrap_or_default(),
-            addresses: addresses
-                .unwrap_or_default()
-                .into_iter()
-                .map(Address::into_proto)
-                .collect(),
+            addresses: addresses.unwrap_or_default().into_iter().map(Address::into_proto).collect(),
             create_time: created_at,
             update_time: updated_at,
             service_id: String::new(),
@@ -218,11 +171,7 @@ impl Participant {
 
 impl Address {
     fn into_proto(self) -> proto::Address {
-        let Self {
-            channel: word,
-            address,
-            channel_id,
-        } = self;
+        let Self { channel: word, address, channel_id } = self;
         proto::Address {
             channel: channel(word.as_deref()).into(),
             upstream_channel: word.unwrap_or_default(),

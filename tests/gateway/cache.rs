@@ -193,24 +193,15 @@ on_both_versions! {
 #[tokio::test]
 async fn an_identity_and_a_sid_are_both_cached_and_both_forgotten() {
     let mut gateway = Gateway::start().await;
-    let by = |id: &str| GetParticipantRequest {
-        participant_id: id.into(),
-        ..Face::V1.get()
-    };
+    let by = |id: &str| GetParticipantRequest { participant_id: id.into(), ..Face::V1.get() };
     for id in ["alice", Face::V1.participant(), "alice", Face::V1.participant()] {
         gateway.get(by(id)).await.unwrap();
     }
     assert_eq!(gateway.sandbox.count().await, 2);
-    gateway
-        .update(Face::V1.update(Face::V1.marked("changed")))
-        .await
-        .unwrap();
+    gateway.update(Face::V1.update(Face::V1.marked("changed"))).await.unwrap();
     for id in ["alice", Face::V1.participant()] {
         let (participant, status) = gateway.get(by(id)).await.unwrap();
-        assert_eq!(
-            (Face::V1.mark(&participant).as_str(), status),
-            ("changed", CacheStatus::Miss)
-        );
+        assert_eq!((Face::V1.mark(&participant).as_str(), status), ("changed", CacheStatus::Miss));
     }
 }
 
@@ -227,28 +218,16 @@ async fn a_delete_then_get_is_not_found() {
 async fn a_service_path_is_cached_apart_and_forgotten_together() {
     let mut gateway = Gateway::start().await;
     let service_id = participant_gateway::sandbox::SERVICE_SID.to_owned();
-    let conversation = ConversationRef {
-        service_id,
-        ..Face::V1.conversation()
-    };
-    let get = GetParticipantRequest {
-        conversation: Some(conversation),
-        ..Face::V1.get()
-    };
+    let conversation = ConversationRef { service_id, ..Face::V1.conversation() };
+    let get = GetParticipantRequest { conversation: Some(conversation), ..Face::V1.get() };
     let (on_service, status) = gateway.get(get.clone()).await.unwrap();
     assert_eq!(
         (on_service.service_id.as_str(), status),
         (participant_gateway::sandbox::SERVICE_SID, CacheStatus::Miss)
     );
     let (plain, status) = gateway.get(Face::V1.get()).await.unwrap();
-    assert_eq!(
-        (plain.service_id.as_str(), status, &plain.etag),
-        ("", CacheStatus::Miss, &on_service.etag)
-    );
-    gateway
-        .update(Face::V1.update(Face::V1.marked("changed")))
-        .await
-        .unwrap();
+    assert_eq!((plain.service_id.as_str(), status, &plain.etag), ("", CacheStatus::Miss, &on_service.etag));
+    gateway.update(Face::V1.update(Face::V1.marked("changed"))).await.unwrap();
     assert_eq!(Face::V1.mark(&gateway.get(get).await.unwrap().0), "changed");
 }
 
@@ -260,29 +239,18 @@ async fn a_unique_name_is_cached_under_its_sid_as_soon_as_an_answer_tells_it() {
         api_version: ApiVersion::V1.into(),
         ..Default::default()
     };
-    let get = GetParticipantRequest {
-        conversation: Some(named.clone()),
-        ..Face::V1.get()
-    };
+    let get = GetParticipantRequest { conversation: Some(named.clone()), ..Face::V1.get() };
     let statuses = [
         gateway.get(get.clone()).await.unwrap().1,
         gateway.get(get.clone()).await.unwrap().1,
         gateway.get(Face::V1.get()).await.unwrap().1,
     ];
-    assert_eq!(
-        statuses,
-        [CacheStatus::Bypass, CacheStatus::Hit, CacheStatus::Hit]
-    );
+    assert_eq!(statuses, [CacheStatus::Bypass, CacheStatus::Hit, CacheStatus::Hit]);
     // A write by name forgets what is cached by SID.
-    let update = UpdateParticipantRequest {
-        conversation: Some(named),
-        ..Face::V1.update(Face::V1.marked("by name"))
-    };
+    let update =
+        UpdateParticipantRequest { conversation: Some(named), ..Face::V1.update(Face::V1.marked("by name")) };
     gateway.update(update).await.unwrap();
-    assert_eq!(
-        Face::V1.mark(&gateway.get(Face::V1.get()).await.unwrap().0),
-        "by name"
-    );
+    assert_eq!(Face::V1.mark(&gateway.get(Face::V1.get()).await.unwrap().0), "by name");
 }
 
 #[tokio::test]
@@ -295,14 +263,8 @@ async fn a_write_by_a_name_that_no_answer_has_told_forgets_everything() {
         ..Default::default()
     };
     gateway
-        .delete(DeleteParticipantRequest {
-            conversation: Some(conversation),
-            ..Face::V1.delete()
-        })
+        .delete(DeleteParticipantRequest { conversation: Some(conversation), ..Face::V1.delete() })
         .await
         .unwrap();
-    assert_eq!(
-        gateway.get(Face::V1.get()).await.unwrap_err().code(),
-        Code::NotFound
-    );
+    assert_eq!(gateway.get(Face::V1.get()).await.unwrap_err().code(), Code::NotFound);
 }

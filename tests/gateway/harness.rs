@@ -70,10 +70,7 @@ impl Face {
     }
 
     pub fn named(self, id: &str) -> ConversationRef {
-        ConversationRef {
-            conversation_id: id.into(),
-            ..Default::default()
-        }
+        ConversationRef { conversation_id: id.into(), ..Default::default() }
     }
 
     /// A seeded participant: alice, or the customer.
@@ -105,28 +102,15 @@ impl Face {
             Self::V1 => (Channel::Chat, format!("newcomer-{number}")),
             Self::V2 => (Channel::Sms, format!("+1555011{number:04}")),
         };
-        let address = Address {
-            channel: channel.into(),
-            address,
-            ..Default::default()
-        };
-        Participant {
-            addresses: vec![address],
-            ..Default::default()
-        }
+        let address = Address { channel: channel.into(), address, ..Default::default() };
+        Participant { addresses: vec![address], ..Default::default() }
     }
 
     /// An update that changes what `mark` reads.
     pub fn marked(self, mark: &str) -> Participant {
         match self {
-            Self::V1 => Participant {
-                attributes: json!({ "mark": mark }).to_string(),
-                ..Default::default()
-            },
-            Self::V2 => Participant {
-                display_name: mark.into(),
-                ..Default::default()
-            },
+            Self::V1 => Participant { attributes: json!({ "mark": mark }).to_string(), ..Default::default() },
+            Self::V2 => Participant { display_name: mark.into(), ..Default::default() },
         }
     }
 
@@ -149,17 +133,11 @@ impl Face {
     }
 
     pub fn get_fresh(self) -> GetParticipantRequest {
-        GetParticipantRequest {
-            read_options: max_age(Duration::ZERO),
-            ..self.get()
-        }
+        GetParticipantRequest { read_options: max_age(Duration::ZERO), ..self.get() }
     }
 
     pub fn list(self) -> ListParticipantsRequest {
-        ListParticipantsRequest {
-            conversation: Some(self.conversation()),
-            ..Default::default()
-        }
+        ListParticipantsRequest { conversation: Some(self.conversation()), ..Default::default() }
     }
 
     pub fn create(self, participant: Participant) -> CreateParticipantRequest {
@@ -189,40 +167,26 @@ impl Face {
 }
 
 pub fn max_age(age: Duration) -> Option<ReadOptions> {
-    Some(ReadOptions {
-        max_age: Some(prost_types::Duration::try_from(age).unwrap()),
-    })
+    Some(ReadOptions { max_age: Some(prost_types::Duration::try_from(age).unwrap()) })
 }
 
 pub fn mask(paths: &[&str]) -> Option<prost_types::FieldMask> {
-    Some(prost_types::FieldMask {
-        paths: paths.iter().map(|path| (*path).to_owned()).collect(),
-    })
+    Some(prost_types::FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() })
 }
 
 /// The code and the reason of an error, after a look at what every error of the contract promises.
 pub fn told(status: &Status) -> (Code, String) {
-    let info = status
-        .get_details_error_info()
-        .expect("every error carries an ErrorInfo");
+    let info = status.get_details_error_info().expect("every error carries an ErrorInfo");
     assert_eq!(info.domain, "participant-gateway");
-    assert!(
-        status.message().len() <= 1024 && status.details().len() <= 4096,
-        "{status:?}"
-    );
+    assert!(status.message().len() <= 1024 && status.details().len() <= 4096, "{status:?}");
     (status.code(), info.reason)
 }
 
 /// The fields that a refusal names, in order.
 pub fn refused_fields(status: &Status) -> Vec<String> {
     assert_eq!(told(status), (Code::InvalidArgument, "INVALID_REQUEST".into()));
-    let bad = status
-        .get_details_bad_request()
-        .expect("a refusal lists its fields");
-    bad.field_violations
-        .into_iter()
-        .map(|violation| violation.field)
-        .collect()
+    let bad = status.get_details_bad_request().expect("a refusal lists its fields");
+    bad.field_violations.into_iter().map(|violation| violation.field).collect()
 }
 
 /// A running gateway, and the sandbox that it asks. Dropped, both end.
@@ -252,10 +216,7 @@ impl Gateway {
         let settings = sandbox::Settings {
             accounts: accounts
                 .iter()
-                .map(|sid| sandbox::Account {
-                    sid: sid.clone(),
-                    auth_token: format!("token-{sid}"),
-                })
+                .map(|sid| sandbox::Account { sid: sid.clone(), auth_token: format!("token-{sid}") })
                 .collect(),
             ..Default::default()
         };
@@ -273,16 +234,9 @@ impl Gateway {
     /// A second gateway before the same sandbox.
     pub async fn beside(other: &Self) -> Self {
         let url = format!("http://{}", other.sandbox.address);
-        let account = [
-            ("TWILIO_ACCOUNT_SID", sandbox::ACCOUNT_SID),
-            ("TWILIO_AUTH_TOKEN", sandbox::AUTH_TOKEN),
-        ];
-        Self::launch(
-            &["--upstream-url", &url],
-            &account,
-            Some((other.sandbox.address, None)),
-        )
-        .await
+        let account =
+            [("TWILIO_ACCOUNT_SID", sandbox::ACCOUNT_SID), ("TWILIO_AUTH_TOKEN", sandbox::AUTH_TOKEN)];
+        Self::launch(&["--upstream-url", &url], &account, Some((other.sandbox.address, None))).await
     }
 
     /// With these flags, and a sandbox of the test's own, which may end with the gateway.
@@ -291,31 +245,19 @@ impl Gateway {
         env: &[(&str, &str)],
         fake: Option<(SocketAddr, Option<DropGuard>)>,
     ) -> Self {
-        let fixed = [
-            "participant-gateway",
-            "serve",
-            "--grpc-listen=127.0.0.1:0",
-            "--admin-listen=127.0.0.1:0",
-        ];
+        let fixed =
+            ["participant-gateway", "serve", "--grpc-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"];
         let args = fixed.iter().chain(flags).map(OsString::from);
-        let env: HashMap<String, String> = env
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
+        let env: HashMap<String, String> =
+            env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let Ok(Command::Serve(report)) = config::parse(args, &|name| env.get(name).cloned()) else {
             panic!("the arguments are those of serve");
         };
-        let app = App::build(report.outcome.expect("the configuration is valid"))
-            .await
-            .unwrap();
+        let app = App::build(report.outcome.expect("the configuration is valid")).await.unwrap();
         let addresses = app.addresses();
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(app.run(async { stopped.await.unwrap_or(Stop::Promptly) }));
-        let upstream = fake
-            .as_ref()
-            .map(|(address, _)| *address)
-            .or(addresses.sandbox)
-            .unwrap();
+        let upstream = fake.as_ref().map(|(address, _)| *address).or(addresses.sandbox).unwrap();
         Self {
             client: connect(addresses.grpc).await,
             addresses,
@@ -352,23 +294,11 @@ impl Gateway {
     }
 
     pub async fn create(&mut self, request: CreateParticipantRequest) -> Result<Participant, Status> {
-        Ok(self
-            .client
-            .create_participant(request)
-            .await?
-            .into_inner()
-            .participant
-            .unwrap())
+        Ok(self.client.create_participant(request).await?.into_inner().participant.unwrap())
     }
 
     pub async fn update(&mut self, request: UpdateParticipantRequest) -> Result<Participant, Status> {
-        Ok(self
-            .client
-            .update_participant(request)
-            .await?
-            .into_inner()
-            .participant
-            .unwrap())
+        Ok(self.client.update_participant(request).await?.into_inner().participant.unwrap())
     }
 
     pub async fn delete(&mut self, request: DeleteParticipantRequest) -> Result<(), Status> {
@@ -402,11 +332,7 @@ impl Drop for Gateway {
 }
 
 pub async fn connect(address: SocketAddr) -> Client {
-    let channel = Endpoint::from_shared(format!("http://{address}"))
-        .unwrap()
-        .connect()
-        .await
-        .unwrap();
+    let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     ParticipantServiceClient::new(channel)
 }
 
@@ -444,9 +370,7 @@ pub struct Received {
 impl Received {
     /// The body of a form, decoded.
     pub fn form(&self) -> Vec<(String, String)> {
-        url::form_urlencoded::parse(self.body.as_bytes())
-            .into_owned()
-            .collect()
+        url::form_urlencoded::parse(self.body.as_bytes()).into_owned().collect()
     }
 
     pub fn json(&self) -> Value {
@@ -456,78 +380,37 @@ impl Received {
 
 impl Control {
     pub fn new(address: SocketAddr) -> Self {
-        Self {
-            address,
-            base: format!("http://{address}/_sandbox"),
-            http: reqwest::Client::new(),
-        }
+        Self { address, base: format!("http://{address}/_sandbox"), http: reqwest::Client::new() }
     }
 
     /// Adds a fault; see docs/sandbox.md.
     pub async fn fault(&self, fault: Value) {
-        let answer = self
-            .http
-            .post(format!("{}/faults", self.base))
-            .json(&fault)
-            .send()
-            .await
-            .unwrap();
+        let answer = self.http.post(format!("{}/faults", self.base)).json(&fault).send().await.unwrap();
         assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
     }
 
     pub async fn clear_faults(&self) {
-        self.http
-            .delete(format!("{}/faults", self.base))
-            .send()
-            .await
-            .unwrap()
-            .error_for_status()
-            .unwrap();
+        self.http.delete(format!("{}/faults", self.base)).send().await.unwrap().error_for_status().unwrap();
     }
 
     /// Waits until so many requests are held.
     pub async fn held(&self, at_least: u32) {
         let url = format!("{}/held?at_least={at_least}", self.base);
-        self.http
-            .get(url)
-            .send()
-            .await
-            .unwrap()
-            .error_for_status()
-            .unwrap();
+        self.http.get(url).send().await.unwrap().error_for_status().unwrap();
     }
 
     pub async fn release(&self) {
-        self.http
-            .post(format!("{}/release", self.base))
-            .send()
-            .await
-            .unwrap()
-            .error_for_status()
-            .unwrap();
+        self.http.post(format!("{}/release", self.base)).send().await.unwrap().error_for_status().unwrap();
     }
 
     pub async fn populate(&self, conversation: &ConversationRef, count: u32) {
         let body = json!({ "conversation": conversation.conversation_id, "count": count });
-        let answer = self
-            .http
-            .post(format!("{}/populate", self.base))
-            .json(&body)
-            .send()
-            .await
-            .unwrap();
+        let answer = self.http.post(format!("{}/populate", self.base)).json(&body).send().await.unwrap();
         assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
     }
 
     async fn log(&self) -> Value {
-        self.http
-            .get(format!("{}/requests", self.base))
-            .send()
-            .await
-            .unwrap()
-            .json()
-            .await
-            .unwrap()
+        self.http.get(format!("{}/requests", self.base)).send().await.unwrap().json().await.unwrap()
     }
 
     /// How many requests came in.
@@ -554,12 +437,6 @@ impl Control {
 
     /// Forgets the requests so far.
     pub async fn forget_requests(&self) {
-        self.http
-            .delete(format!("{}/requests", self.base))
-            .send()
-            .await
-            .unwrap()
-            .error_for_status()
-            .unwrap();
+        self.http.delete(format!("{}/requests", self.base)).send().await.unwrap().error_for_status().unwrap();
     }
 }

@@ -14,10 +14,7 @@ const MAX_V2_CHARS: usize = 254;
 pub(super) fn violations(addresses: &[Address], version: ApiVersion) -> Vec<Violation> {
     let mut check = Check::default();
     for (at, address) in addresses.iter().enumerate() {
-        let mut entry = Entry {
-            check: &mut check,
-            at,
-        };
+        let mut entry = Entry { check: &mut check, at };
         match (version, Channel::try_from(address.channel)) {
             (_, Err(_)) => entry.refuse("channel", "is no channel that this gateway knows"),
             (ApiVersion::V1, Ok(Channel::Chat)) => entry.identity(address),
@@ -26,10 +23,7 @@ pub(super) fn violations(addresses: &[Address], version: ApiVersion) -> Vec<Viol
         }
     }
     if version == ApiVersion::V1 {
-        let chats = addresses
-            .iter()
-            .filter(|address| address.channel() == Channel::Chat)
-            .count();
+        let chats = addresses.iter().filter(|address| address.channel() == Channel::Chat).count();
         if chats > 1 || addresses.len() - chats > 1 {
             let text = "v1 holds at most one identity (CHANNEL_CHAT) and one other address";
             check.refuse("participant.addresses", text);
@@ -46,18 +40,12 @@ pub(super) fn missing(addresses: &[Address], version: ApiVersion) -> Vec<Violati
             && address.projected_address.is_empty()
     };
     let missing = |(at, _)| {
-        Violation::new(
-            format!("participant.addresses[{at}].address"),
-            "is required, or projected_address is",
-        )
+        Violation::new(format!("participant.addresses[{at}].address"), "is required, or projected_address is")
     };
     match version {
-        ApiVersion::V1 => addresses
-            .iter()
-            .enumerate()
-            .filter(|(_, address)| reaches_nobody(address))
-            .map(missing)
-            .collect(),
+        ApiVersion::V1 => {
+            addresses.iter().enumerate().filter(|(_, address)| reaches_nobody(address)).map(missing).collect()
+        }
         ApiVersion::V2 => Vec::new(),
     }
 }
@@ -69,8 +57,7 @@ struct Entry<'a> {
 
 impl Entry<'_> {
     fn refuse(&mut self, field: &str, description: &str) {
-        self.check
-            .refuse(format!("participant.addresses[{}].{field}", self.at), description);
+        self.check.refuse(format!("participant.addresses[{}].{field}", self.at), description);
     }
 
     fn refuse_set(&mut self, fields: &[(&str, &String)], description: &str) {
@@ -107,10 +94,7 @@ impl Entry<'_> {
         }
         let elsewhere = "is no part of an identity: put it into an address of its own, without a channel";
         self.refuse_set(
-            &[
-                ("proxy_address", proxy_address),
-                ("projected_address", projected_address),
-            ],
+            &[("proxy_address", proxy_address), ("projected_address", projected_address)],
             elsewhere,
         );
         self.v1_refused(channel_id, level, display_name);
@@ -128,11 +112,9 @@ impl Entry<'_> {
             level,
             display_name,
         } = address;
-        for (field, value) in [
-            ("address", address),
-            ("proxy_address", proxy_address),
-            ("projected_address", projected_address),
-        ] {
+        for (field, value) in
+            [("address", address), ("proxy_address", proxy_address), ("projected_address", projected_address)]
+        {
             self.text(field, value, MAX_V1_CHARS);
             if value == "null" {
                 self.refuse(field, "must not be `null`; to clear it, leave it empty");
@@ -153,10 +135,7 @@ impl Entry<'_> {
 
     fn v1_refused(&mut self, channel_id: &String, level: &String, display_name: &String) {
         self.refuse_set(&[("channel_id", channel_id)], "v1 cannot carry it");
-        self.refuse_set(
-            &[("level", level), ("display_name", display_name)],
-            "is read only on v1",
-        );
+        self.refuse_set(&[("level", level), ("display_name", display_name)], "is read only on v1");
     }
 
     fn v2(&mut self, address: &Address, channel: Channel) {
@@ -171,10 +150,7 @@ impl Entry<'_> {
             display_name,
         } = address;
         if channel == Channel::Unspecified {
-            self.refuse(
-                "channel",
-                "is required on v2; use CHANNEL_OTHER to send upstream_channel as it is",
-            );
+            self.refuse("channel", "is required on v2; use CHANNEL_OTHER to send upstream_channel as it is");
         } else if let Err(description) = word(word_of(channel), upstream_channel, channel == Channel::Other) {
             self.refuse("upstream_channel", &description);
         }

@@ -16,11 +16,7 @@ pub(super) fn check(text: &str) -> Result<(), String> {
     match serde_json::from_str::<Unambiguous>(text) {
         Ok(Unambiguous) => Ok(()),
         Err(error) if error.is_data() => Err("must be JSON without duplicate keys".into()),
-        Err(error) => Err(format!(
-            "must be JSON: see line {}, column {}",
-            error.line(),
-            error.column()
-        )),
+        Err(error) => Err(format!("must be JSON: see line {}, column {}", error.line(), error.column())),
     }
 }
 
@@ -89,13 +85,7 @@ mod tests {
 
     #[test]
     fn json_is_json() {
-        for good in [
-            "{}",
-            "null",
-            "[1,2.5e10,\"é\"]",
-            r#"{"a":{"b":[{}]},"b":1}"#,
-            " {\n} ",
-        ] {
+        for good in ["{}", "null", "[1,2.5e10,\"é\"]", r#"{"a":{"b":[{}]},"b":1}"#, " {\n} "] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
         assert_eq!(check(&format!("\"{}\"", "a".repeat(MAX_BYTES - 2))), Ok(()));
@@ -104,16 +94,7 @@ mod tests {
     #[test]
     fn anything_else_is_refused_without_repeating_it() {
         let deep = "[".repeat(2000);
-        for bad in [
-            "{",
-            "secret",
-            "1e400",
-            r#"{"a":1,"a":2}"#,
-            "{}{}",
-            "\"\u{0}\"",
-            "'a'",
-            deep.as_str(),
-        ] {
+        for bad in ["{", "secret", "1e400", r#"{"a":1,"a":2}"#, "{}{}", "\"\u{0}\"", "'a'", deep.as_str()] {
             let error = check(bad).unwrap_err();
             assert!(!error.contains("secret"), "{error}");
         }
