@@ -4,6 +4,7 @@ mod admin;
 mod greeting;
 mod ready_file;
 mod server;
+mod signals;
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -25,6 +26,7 @@ use tracing::{info, warn};
 use url::Url;
 
 pub use greeting::greeting;
+pub use signals::Signals;
 
 use crate::config::{Config, Drain, Secret, Upstream};
 use crate::grpc::{self, CallLayer, Service};

@@ -1,6 +1,7 @@
 //! The tonic service: decode, call `participants`, encode. No decision about participants is made here.
 
 mod call;
+mod deadline;
 mod request;
 mod status;
 
@@ -19,7 +20,7 @@ use crate::ids::Accounts;
 use crate::participants::{Error, Participants, Read, Streamed};
 use crate::proto::participant_service_server::{ParticipantService, ParticipantServiceServer};
 use crate::proto::{self, CacheStatus, ReadInfo};
-use call::Deadline;
+use deadline::Deadline;
 
 /// The largest request. The largest legal one, with every field at its bound, is far smaller.
 const MAX_REQUEST_BYTES: usize = 1024 * 1024;

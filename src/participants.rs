@@ -1,14 +1,14 @@
 //! The heart: get, list, stream, create, update, delete. Here, and nowhere else, the cache and Twilio meet: reads go
 //! through the cache, and every write forgets its conversation there.
 
+mod agreement;
+mod cached;
 mod page_token;
 mod stream;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
-use prost::Message as _;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,10 +19,12 @@ pub use stream::Streamed;
 
 pub use crate::cache::Settings as CacheSettings;
 use crate::cache::{self, Aliases, Cache, Item, LoadError, Loaded};
-use crate::ids::{ApiVersion, Conversation, ParticipantKey, Segment, is_sid};
+use crate::ids::{ApiVersion, Conversation, ParticipantKey, Segment};
 use crate::proto::{CacheStatus, Participant};
 use crate::twilio::{self, Cursor, Prepared, Twilio};
 pub use crate::twilio::{Create, Update, max_page_size};
+use agreement::{Agreement, Caller};
+use cached::{Cached, missing, sid_of};
 
 /// Why a call failed.
 #[derive(Debug)]
@@ -72,47 +74,6 @@ pub struct Page {
     pub next: String,
     /// The page before this one.
     pub previous: String,
-}
-
-/// What the cache holds.
-#[derive(Clone)]
-enum Cached {
-    Participant(Arc<Participant>),
-    Page(Arc<twilio::Page>),
-    /// Twilio said that there is none.
-    Missing(Arc<twilio::Error>),
-}
-
-impl Cached {
-    fn weight(&self) -> u32 {
-        // The encoded size tells the texts; the struct around them is added.
-        let of = |participant: &Participant| participant.encoded_len() + size_of::<Participant>();
-        let bytes = match self {
-            Self::Participant(participant) => of(participant),
-            Self::Page(page) => page.participants.iter().map(of).sum(),
-            Self::Missing(_) => size_of::<twilio::Error>(),
-        };
-        u32::try_from(bytes).unwrap_or(u32::MAX)
-    }
-
-    fn is_negative(&self) -> bool {
-        matches!(self, Self::Missing(_))
-    }
-
-    /// The conversation's SID, where the value tells it.
-    fn conversation_id(&self) -> Option<Segment> {
-        let told = match self {
-            Self::Participant(participant) => Some(participant.as_ref()),
-            Self::Page(page) => page.participants.first(),
-            Self::Missing(_) => None,
-        };
-        sid_of(told?)
-    }
-}
-
-fn sid_of(participant: &Participant) -> Option<Segment> {
-    let id = participant.conversation_id.as_str();
-    if is_sid("CH", id) { Segment::parse(id).ok() } else { None }
 }
 
 /// The participants of all configured accounts.
@@ -388,41 +349,6 @@ impl Participants {
             None => self.cache.forget_all(),
         }
     }
-}
-
-/// What a write and its caller have agreed on: either it is sent, or it is given up, never both.
-#[derive(Clone, Default)]
-struct Agreement(Arc<AtomicU8>);
-
-const OPEN: u8 = 0;
-const SENT: u8 = 1;
-const GIVEN_UP: u8 = 2;
-
-impl Agreement {
-    /// Called just before the write is sent: fails where nobody waits for it any more.
-    fn send(&self) -> Result<(), Error> {
-        let sent = self.0.compare_exchange(OPEN, SENT, Ordering::SeqCst, Ordering::SeqCst);
-        sent.map(|_| ()).map_err(|_| Error::Deadline { sent: false })
-    }
-
-    /// Tells whether it was too late.
-    fn give_up(&self) -> bool {
-        self.0.compare_exchange(OPEN, GIVEN_UP, Ordering::SeqCst, Ordering::SeqCst) == Err(SENT)
-    }
-}
-
-/// The caller's side: a caller that goes away gives up what was not sent.
-struct Caller(Agreement);
-
-impl Drop for Caller {
-    fn drop(&mut self) {
-        self.0.give_up();
-    }
-}
-
-/// "There is none" is an answer, and is kept like one; any other failure is not.
-fn missing(error: twilio::Error) -> Result<Cached, twilio::Error> {
-    if error.is_not_found() { Ok(Cached::Missing(Arc::new(error))) } else { Err(error) }
 }
 
 /// The key by Twilio's id, which `current` tells where the caller named an identity.

@@ -107,22 +107,20 @@ impl<'a> Sources<'a> {
                 toml::Value::Array(tables) if key == "accounts" => self.add_accounts(tables, at),
                 toml::Value::String(text) if key == "default_account" => self.default_account = Some(text),
                 toml::Value::Table(table) if !is_known => self.flatten(&format!("{key}."), table, at),
-                toml::Value::String(text) if is_known => {
-                    self.file.insert(key, text);
+                value if is_known => match scalar(value) {
+                    Some(text) => {
+                        self.file.insert(key, text);
+                    }
+                    None => {
+                        self.problem(format!("{at}: {key}"), "must be text, a whole number, true or false");
+                    }
+                },
+                _ => {
+                    self.problem(
+                        format!("{at}: {key}"),
+                        "is no setting; docs/configuration.md tells all of them",
+                    );
                 }
-                toml::Value::Integer(number) if is_known => {
-                    self.file.insert(key, number.to_string());
-                }
-                toml::Value::Boolean(is_on) if is_known => {
-                    self.file.insert(key, is_on.to_string());
-                }
-                _ if is_known => {
-                    self.problem(format!("{at}: {key}"), "must be a string, an integer or a boolean")
-                }
-                _ => self.problem(
-                    format!("{at}: {key}"),
-                    "is no setting; see docs/configuration.md for all of them",
-                ),
             }
         }
     }
@@ -133,6 +131,17 @@ impl<'a> Sources<'a> {
                 toml::Value::Table(table) => self.accounts.push(table),
                 _ => self.problem(format!("{at}: accounts"), "must be tables, each as [[accounts]]"),
             }
+        }
+    }
+}
+
+fn scalar(value: toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(is_on) => Some(is_on.to_string()),
+        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => {
+            None
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use prost::Message as _;
@@ -21,27 +21,9 @@ use tonic_types::StatusExt as _;
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, field, info_span};
 
+use super::deadline::Limits;
 use super::status::{self, Reason};
 use crate::proto;
-
-/// By when a call has to be answered; in the extensions of every request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline {
-    unary: Instant,
-    asked: Option<Instant>,
-}
-
-impl Deadline {
-    /// A call with one answer: the caller's deadline or the gateway's own bound, whichever is earlier.
-    pub(super) fn unary(self) -> Instant {
-        self.unary
-    }
-
-    /// A stream lasts as long as its caller wants it to; a day stands for ever.
-    pub(super) fn stream(self) -> Instant {
-        self.asked.unwrap_or_else(|| Instant::now() + Duration::from_secs(24 * 3600))
-    }
-}
 
 /// Gives every call a span, a deadline and an end that is logged.
 #[derive(Clone)]
@@ -132,48 +114,6 @@ where
             Ok(call.observe(response))
         };
         Box::pin(answered.instrument(span))
-    }
-}
-
-/// The two moments at which a call is over. tonic has a third: at the caller's own deadline it says CANCELLED, which would
-/// not tell a deadline from a caller that went away. So these two come earlier, the handler's first, because it knows
-/// whether a write was sent.
-struct Limits {
-    deadline: Deadline,
-    fires: Instant,
-}
-
-impl Limits {
-    fn of(headers: &HeaderMap, longest: Duration) -> Self {
-        let now = Instant::now();
-        let asked = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
-        let earlier = |limit: Duration, share: u32| {
-            now + limit.saturating_sub((limit / share).min(Duration::from_millis(200 / u64::from(share))))
-        };
-        let limit = asked.unwrap_or(longest).min(longest);
-        let deadline =
-            Deadline { unary: earlier(limit, 10), asked: asked.map(|asked| earlier(asked.min(DAY), 10)) };
-        Self { deadline, fires: earlier(limit, 20) }
-    }
-}
-
-const DAY: Duration = Duration::from_secs(24 * 3600);
-
-/// `1*8DIGIT` and a unit, as the gRPC protocol says; what is not that is no deadline.
-fn grpc_timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let amount: u64 = digits.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(amount * 3600)),
-        "M" => Some(Duration::from_secs(amount * 60)),
-        "S" => Some(Duration::from_secs(amount)),
-        "m" => Some(Duration::from_millis(amount)),
-        "u" => Some(Duration::from_micros(amount)),
-        "n" => Some(Duration::from_nanos(amount)),
-        _ => None,
     }
 }
 
@@ -323,33 +263,6 @@ impl Body for Observed {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_timeout_is_eight_digits_and_a_unit() {
-        for (text, expected) in [
-            ("0n", Some(Duration::ZERO)),
-            ("200m", Some(Duration::from_millis(200))),
-            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
-            ("15u", Some(Duration::from_micros(15))),
-            ("2M", Some(Duration::from_secs(120))),
-        ] {
-            assert_eq!(grpc_timeout(text), expected, "{text}");
-        }
-        for garbage in ["", "n", "-5x", "-5S", "5x", "999999999S", "1.5S", "5 S", "é"] {
-            assert_eq!(grpc_timeout(garbage), None, "{garbage}");
-        }
-    }
-
-    #[test]
-    fn both_limits_come_before_the_callers_deadline_and_the_handlers_first() {
-        for timeout in ["0n", "1m", "50m", "3S", "99999999H"] {
-            let mut headers = HeaderMap::new();
-            headers.insert("grpc-timeout", timeout.parse().unwrap());
-            let limits = Limits::of(&headers, Duration::from_secs(30));
-            let end = Instant::now() + grpc_timeout(timeout).unwrap().min(Duration::from_secs(30));
-            assert!(limits.deadline.unary() <= limits.fires && limits.fires <= end, "{timeout}");
-        }
-    }
 
     #[test]
     fn the_methods_are_the_contracts() {

@@ -2,24 +2,23 @@
 
 mod addresses;
 mod attributes;
+mod mask;
+mod participant;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use prost_types::{FieldMask, Timestamp};
-
 use crate::ids::{
-    Accounts, ApiVersion, Conversation, Field, ParticipantKey, Segment, ServiceId, Violation, is_sid,
-    is_v2_id, route,
+    Accounts, ApiVersion, Conversation, Field, ParticipantKey, Segment, ServiceId, Violation, is_v2_id, route,
 };
 use crate::participants::{Create, Update, max_page_size};
-use crate::proto::{self, ConversationRef, Participant, ParticipantType, ReadOptions};
+use crate::proto::{self, ConversationRef, ReadOptions};
 
 use super::status::{self, Reason};
+use mask::Mask;
+use participant::{cannot_carry, is_set, required_participant, value};
 
 const DEFAULT_PAGE_SIZE: u32 = 50;
-/// The gateway's own bound; Twilio documents none for v2's name.
-const MAX_NAME_CHARS: usize = 256;
 
 /// A request that is refused.
 #[derive(Debug, PartialEq)]
@@ -269,229 +268,3 @@ fn webhook(check: &mut Check, enabled: Option<bool>, version: ApiVersion) {
         check.refuse("webhook_enabled", "v2 cannot carry it; leave it out");
     }
 }
-
-// === The participant of a write
-
-fn required_participant(check: &mut Check, participant: Option<Participant>) -> Option<Participant> {
-    match &participant {
-        None => check.refuse("participant", "is required"),
-        Some(participant) if !participant.etag.is_empty() => {
-            check.refuse("participant.etag", "is not accepted as a precondition yet; leave it empty");
-        }
-        Some(_) => {}
-    }
-    participant
-}
-
-fn is_set(field: Field, participant: &Participant) -> bool {
-    // No `..`: a field of the contract that is neither written nor output only must not compile.
-    let Participant {
-        id: _,
-        conversation_id: _,
-        account_id: _,
-        service_id: _,
-        api_version: _,
-        url: _,
-        etag: _,
-        display_name,
-        r#type,
-        upstream_type,
-        profile_id,
-        addresses,
-        attributes,
-        role_id,
-        last_read_message_index,
-        last_read_time,
-        create_time,
-        update_time,
-    } = participant;
-    match field {
-        Field::DisplayName => !display_name.is_empty(),
-        Field::Type => *r#type != 0 || !upstream_type.is_empty(),
-        Field::ProfileId => !profile_id.is_empty(),
-        Field::Addresses => !addresses.is_empty(),
-        Field::Attributes => !attributes.is_empty(),
-        Field::RoleId => !role_id.is_empty(),
-        Field::LastReadMessageIndex => last_read_message_index.is_some(),
-        Field::LastReadTime => last_read_time.is_some(),
-        Field::CreateTime => create_time.is_some(),
-        Field::UpdateTime => update_time.is_some(),
-    }
-}
-
-fn cannot_carry(check: &mut Check, field: Field, version: ApiVersion, what: &str) {
-    let other = if field.in_update(version) { "; use an update" } else { "" };
-    check.refuse(
-        format!("participant.{}", field.name()),
-        format!("{what} of {version} cannot carry it{other}"),
-    );
-}
-
-/// Checks the value of a field that is set and that the version can carry.
-fn value(check: &mut Check, field: Field, participant: &Participant, version: ApiVersion) {
-    let name = format!("participant.{}", field.name());
-    match field {
-        Field::DisplayName => {
-            check.take(&name, text(&participant.display_name, MAX_NAME_CHARS));
-        }
-        Field::Type => participant_type(check, participant),
-        Field::ProfileId if !is_v2_id(&participant.profile_id) => {
-            check.refuse(name, "must be letters, digits, `_` and `-`, at most 128");
-        }
-        Field::RoleId if !is_sid("RL", &participant.role_id) => {
-            check.refuse(name, "must be `RL` and 32 hex digits");
-        }
-        Field::ProfileId | Field::RoleId => {}
-        Field::Addresses => check.0.extend(addresses::violations(&participant.addresses, version)),
-        Field::Attributes => {
-            check.take(&name, attributes::check(&participant.attributes));
-        }
-        Field::LastReadMessageIndex => {
-            if participant.last_read_message_index.is_some_and(i64::is_negative) {
-                check.refuse(name, "must not be negative");
-            }
-        }
-        Field::LastReadTime => time(check, &name, participant.last_read_time.as_ref()),
-        Field::CreateTime => time(check, &name, participant.create_time.as_ref()),
-        Field::UpdateTime => time(check, &name, participant.update_time.as_ref()),
-    }
-}
-
-/// Text of a bounded length without control characters, which have no business in a name, an identity or an address.
-fn text(text: &str, max_chars: usize) -> Result<(), String> {
-    if text.chars().any(char::is_control) {
-        Err("must not hold control characters".into())
-    } else if text.chars().count() > max_chars {
-        Err(format!("must not be longer than {max_chars} characters"))
-    } else {
-        Ok(())
-    }
-}
-
-fn participant_type(check: &mut Check, participant: &Participant) {
-    let Ok(kind) = ParticipantType::try_from(participant.r#type) else {
-        check.refuse("participant.type", "is no type that this gateway knows");
-        return;
-    };
-    let result = word(
-        kind.as_str_name().trim_start_matches("PARTICIPANT_TYPE_"),
-        &participant.upstream_type,
-        kind == ParticipantType::Other,
-    );
-    check.take("participant.upstream_type", result);
-}
-
-/// Twilio's own word beside the contract's: required beside OTHER, else it must agree. `known` is the contract's word.
-fn word(known: &str, upstream: &str, is_other: bool) -> Result<(), String> {
-    if upstream.bytes().any(|b| !b.is_ascii_alphanumeric() && b != b'_') || upstream.len() > 64 {
-        Err("must be letters, digits and `_`, at most 64".into())
-    } else if is_other && upstream.is_empty() {
-        Err("is required with OTHER: it is the word that is sent".into())
-    } else if is_other || upstream.is_empty() || upstream.eq_ignore_ascii_case(known) {
-        Ok(())
-    } else {
-        Err(format!("disagrees with {known}; leave it empty, or use OTHER"))
-    }
-}
-
-fn time(check: &mut Check, name: &str, time: Option<&Timestamp>) {
-    let is_valid = time.is_none_or(|time| {
-        // The years 1 to 9999, as google.protobuf.Timestamp says.
-        (-62_135_596_800..=253_402_300_799).contains(&time.seconds)
-            && (0..1_000_000_000).contains(&time.nanos)
-    });
-    if !is_valid {
-        check.refuse(name, "must be within the years 1 to 9999, with nanos from 0 to 999999999");
-    }
-}
-
-// === Update masks
-
-enum Mask {
-    /// Absent or without paths.
-    Populated,
-    /// `*`.
-    Everything,
-    /// By name, each with its place in the mask.
-    Named(Vec<(usize, Field)>),
-}
-
-const OUTPUT_ONLY: [&str; 7] =
-    ["id", "conversation_id", "account_id", "service_id", "api_version", "url", "etag"];
-
-impl Mask {
-    fn parse(check: &mut Check, mask: Option<&FieldMask>) -> Self {
-        let paths = mask.map(|mask| mask.paths.as_slice()).unwrap_or_default();
-        match paths {
-            [] => return Self::Populated,
-            [star] if star == "*" => return Self::Everything,
-            _ => {}
-        }
-        let mut named = Vec::new();
-        for (at, path) in paths.iter().enumerate() {
-            match Field::from_path(path) {
-                Some(field) => named.push((at, field)),
-                None => check.refuse(format!("update_mask.paths[{at}]"), not_a_field(path)),
-            }
-        }
-        Self::Named(named)
-    }
-
-    /// The fields to write, after the version's own refusals.
-    fn fields(&self, check: &mut Check, participant: &Participant, version: ApiVersion) -> BTreeSet<Field> {
-        let fields: BTreeSet<Field> = match self {
-            Self::Named(named) => {
-                for (at, field) in named {
-                    named_field(check, *at, *field, participant, version);
-                }
-                return named.iter().map(|(_, field)| *field).collect();
-            }
-            Self::Populated => {
-                // These two come with every read; to write them back has to be asked for.
-                let implied = |field: &Field| !matches!(field, Field::CreateTime | Field::UpdateTime);
-                Field::ALL.into_iter().filter(implied).filter(|field| is_set(*field, participant)).collect()
-            }
-            Self::Everything => {
-                let writable = |field: &Field| {
-                    let carried = field.in_update(version) && field.is_clearable(version);
-                    carried || is_set(*field, participant)
-                };
-                let read_only = |field: &Field| {
-                    version == ApiVersion::V2 && matches!(field, Field::CreateTime | Field::UpdateTime)
-                };
-                Field::ALL.into_iter().filter(writable).filter(|field| !read_only(field)).collect()
-            }
-        };
-        for field in fields.iter().filter(|field| !field.in_update(version)) {
-            cannot_carry(check, *field, version, "an update");
-        }
-        if fields.is_empty() {
-            check.refuse("update_mask", "names no field, and participant sets none that is writable");
-        }
-        fields
-    }
-}
-
-fn named_field(check: &mut Check, at: usize, field: Field, participant: &Participant, version: ApiVersion) {
-    let name = field.name();
-    if !field.in_update(version) {
-        check
-            .refuse(format!("update_mask.paths[{at}]"), format!("{version} cannot carry participant.{name}"));
-    } else if !is_set(field, participant) && !field.is_clearable(version) {
-        check.refuse(format!("participant.{name}"), format!("is required: {version} cannot clear it"));
-    }
-}
-
-/// The path itself is the caller's text, and is not repeated.
-fn not_a_field(path: &str) -> String {
-    match path {
-        "*" => "must be the only path where it stands for every field".into(),
-        path => match OUTPUT_ONLY.iter().find(|name| **name == path) {
-            Some(name) => format!("{name} is output only"),
-            None => "is no field of Participant; a field below `addresses` cannot be named".into(),
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests;

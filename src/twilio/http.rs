@@ -1,6 +1,7 @@
 //! The one way to Twilio: a reqwest client below a tower stack of retries and, for each attempt, time and size limits.
 
-use std::sync::Arc;
+mod retry;
+
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -9,10 +10,8 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::redirect;
-use tokio::time::{Instant, Sleep, sleep, timeout_at};
-use tower::retry::budget::{Budget as _, TpsBudget};
-use tower::retry::{Policy, RetryLayer};
-use tower::util::rng::{HasherRng, Rng as _};
+use tokio::time::{Instant, timeout_at};
+use tower::retry::RetryLayer;
 use tower::{Layer as _, Service, ServiceExt as _};
 use tracing::{Instrument as _, Span, field, info_span};
 use url::Url;
@@ -20,6 +19,7 @@ use url::Url;
 use super::error::{self, Broken, Cause, Error, Operation, Problem};
 use super::{Budget, Settings};
 use crate::ids::{ApiVersion, Violation};
+use retry::RetryPolicy;
 
 /// RFC 3986's unreserved characters; every other byte of an id is encoded.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -108,6 +108,17 @@ impl Response {
         decoded.and_then(rest).map_err(|what| self.broken(what))
     }
 
+    /// As if the delete whose answer was lost had been answered.
+    fn deleted(request: &Request) -> Self {
+        Self {
+            operation: request.operation,
+            version: request.version,
+            status: StatusCode::NO_CONTENT,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        }
+    }
+
     /// The answer is not what Twilio's contract says; `what` names a key.
     pub(super) fn broken(&self, what: String) -> Error {
         let broken = Broken { status: self.status, what, request_id: error::request_id(&self.headers) };
@@ -157,79 +168,12 @@ impl Http {
             timeout: settings.attempt_timeout,
             max_body_bytes: settings.max_response_bytes,
         };
-        let policy = RetryPolicy {
-            max_resends: settings.max_retries,
-            // Two retries for ten requests at most, and ten a second for a quiet process.
-            budget: Arc::new(TpsBudget::new(Duration::from_secs(10), 10, 0.2)),
-        };
-        Ok(Self { stack: RetryLayer::new(policy).layer(attempt) })
+        Ok(Self { stack: RetryLayer::new(RetryPolicy::new(settings.max_retries)).layer(attempt) })
     }
 
     pub(super) async fn send(&self, request: Request) -> Result<Response, Error> {
         self.stack.clone().oneshot(request).await
     }
-}
-
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
-
-#[derive(Clone)]
-struct RetryPolicy {
-    max_resends: u32,
-    budget: Arc<TpsBudget>,
-}
-
-impl Policy<Request, Response, Error> for RetryPolicy {
-    type Future = Sleep;
-
-    fn retry(&mut self, request: &mut Request, result: &mut Result<Response, Error>) -> Option<Sleep> {
-        let Err(error) = result else {
-            self.budget.deposit();
-            return None;
-        };
-        if error.is_not_found()
-            && request.operation == Operation::Delete
-            && request.history.may_have_been_processed
-        {
-            // An earlier attempt deleted it, and only its answer was lost.
-            *result = Ok(Response::deleted(request));
-            return None;
-        }
-        let delay = error.retry_after().unwrap_or_else(|| backoff(request.history.resends));
-        let in_time = Instant::now().checked_add(delay).is_some_and(|then| then < request.budget.retry_until);
-        if !error.is_retryable()
-            || request.history.resends >= self.max_resends
-            || !in_time
-            || !self.budget.withdraw()
-        {
-            return None;
-        }
-        request.history.resends += 1;
-        request.history.may_have_been_processed |= error.may_have_been_processed();
-        Some(sleep(delay))
-    }
-
-    fn clone_request(&mut self, request: &Request) -> Option<Request> {
-        Some(request.clone())
-    }
-}
-
-impl Response {
-    fn deleted(request: &Request) -> Self {
-        Self {
-            operation: request.operation,
-            version: request.version,
-            status: StatusCode::NO_CONTENT,
-            headers: HeaderMap::new(),
-            body: Bytes::new(),
-        }
-    }
-}
-
-/// Exponential with full jitter, so that callers that failed together do not come back together.
-fn backoff(resends: u32) -> Duration {
-    let ceiling = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(resends)).min(LONGEST_BACKOFF);
-    ceiling.mul_f64(HasherRng::new().next_f64())
 }
 
 /// Sends a request once.
@@ -375,13 +319,5 @@ mod tests {
     fn a_path_that_a_parser_would_collapse_is_refused() {
         let base = Url::parse("http://127.0.0.1:1").unwrap();
         assert!(url(&base, &["v1", "Conversations", "CH1", "Participants", ".."]).is_err());
-    }
-
-    #[test]
-    fn the_backoff_is_bounded_and_grows() {
-        for resends in [0, 1, 5, 40] {
-            assert!(backoff(resends) <= LONGEST_BACKOFF);
-        }
-        assert!(backoff(0) <= FIRST_BACKOFF);
     }
 }

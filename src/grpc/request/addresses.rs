@@ -3,7 +3,8 @@
 use crate::ids::{ApiVersion, Violation};
 use crate::proto::{Address, Channel};
 
-use super::{Check, text, word};
+use super::Check;
+use super::participant::{text, word};
 
 /// "Conversations limits": identity, address and proxy address, 256 characters.
 const MAX_V1_CHARS: usize = 256;

@@ -1,0 +1,146 @@
+//! The participant of a write: which of its fields are set, and whether their values can be sent.
+
+use prost_types::Timestamp;
+
+use super::{Check, addresses, attributes};
+use crate::ids::{ApiVersion, Field, is_sid, is_v2_id};
+use crate::proto::{Participant, ParticipantType};
+
+/// The gateway's own bound; Twilio documents none for v2's name.
+const MAX_NAME_CHARS: usize = 256;
+
+pub(super) fn required_participant(
+    check: &mut Check,
+    participant: Option<Participant>,
+) -> Option<Participant> {
+    match &participant {
+        None => check.refuse("participant", "is required"),
+        Some(participant) if !participant.etag.is_empty() => {
+            check.refuse("participant.etag", "is not accepted as a precondition yet; leave it empty");
+        }
+        Some(_) => {}
+    }
+    participant
+}
+
+pub(super) fn is_set(field: Field, participant: &Participant) -> bool {
+    // No `..`: a field of the contract that is neither written nor output only must not compile.
+    let Participant {
+        id: _,
+        conversation_id: _,
+        account_id: _,
+        service_id: _,
+        api_version: _,
+        url: _,
+        etag: _,
+        display_name,
+        r#type,
+        upstream_type,
+        profile_id,
+        addresses,
+        attributes,
+        role_id,
+        last_read_message_index,
+        last_read_time,
+        create_time,
+        update_time,
+    } = participant;
+    match field {
+        Field::DisplayName => !display_name.is_empty(),
+        Field::Type => *r#type != 0 || !upstream_type.is_empty(),
+        Field::ProfileId => !profile_id.is_empty(),
+        Field::Addresses => !addresses.is_empty(),
+        Field::Attributes => !attributes.is_empty(),
+        Field::RoleId => !role_id.is_empty(),
+        Field::LastReadMessageIndex => last_read_message_index.is_some(),
+        Field::LastReadTime => last_read_time.is_some(),
+        Field::CreateTime => create_time.is_some(),
+        Field::UpdateTime => update_time.is_some(),
+    }
+}
+
+pub(super) fn cannot_carry(check: &mut Check, field: Field, version: ApiVersion, what: &str) {
+    let other = if field.in_update(version) { "; use an update" } else { "" };
+    check.refuse(
+        format!("participant.{}", field.name()),
+        format!("{what} of {version} cannot carry it{other}"),
+    );
+}
+
+/// Checks the value of a field that is set and that the version can carry.
+pub(super) fn value(check: &mut Check, field: Field, participant: &Participant, version: ApiVersion) {
+    let name = format!("participant.{}", field.name());
+    match field {
+        Field::DisplayName => {
+            check.take(&name, text(&participant.display_name, MAX_NAME_CHARS));
+        }
+        Field::Type => participant_type(check, participant),
+        Field::ProfileId if !is_v2_id(&participant.profile_id) => {
+            check.refuse(name, "must be letters, digits, `_` and `-`, at most 128");
+        }
+        Field::RoleId if !is_sid("RL", &participant.role_id) => {
+            check.refuse(name, "must be `RL` and 32 hex digits");
+        }
+        Field::ProfileId | Field::RoleId => {}
+        Field::Addresses => check.0.extend(addresses::violations(&participant.addresses, version)),
+        Field::Attributes => {
+            check.take(&name, attributes::check(&participant.attributes));
+        }
+        Field::LastReadMessageIndex => {
+            if participant.last_read_message_index.is_some_and(i64::is_negative) {
+                check.refuse(name, "must not be negative");
+            }
+        }
+        Field::LastReadTime => time(check, &name, participant.last_read_time.as_ref()),
+        Field::CreateTime => time(check, &name, participant.create_time.as_ref()),
+        Field::UpdateTime => time(check, &name, participant.update_time.as_ref()),
+    }
+}
+
+/// Text of a bounded length without control characters, which have no business in a name, an identity or an address.
+pub(super) fn text(text: &str, max_chars: usize) -> Result<(), String> {
+    if text.chars().any(char::is_control) {
+        Err("must not hold control characters".into())
+    } else if text.chars().count() > max_chars {
+        Err(format!("must not be longer than {max_chars} characters"))
+    } else {
+        Ok(())
+    }
+}
+
+fn participant_type(check: &mut Check, participant: &Participant) {
+    let Ok(kind) = ParticipantType::try_from(participant.r#type) else {
+        check.refuse("participant.type", "is no type that this gateway knows");
+        return;
+    };
+    let result = word(
+        kind.as_str_name().trim_start_matches("PARTICIPANT_TYPE_"),
+        &participant.upstream_type,
+        kind == ParticipantType::Other,
+    );
+    check.take("participant.upstream_type", result);
+}
+
+/// Twilio's own word beside the contract's: required beside OTHER, else it must agree. `known` is the contract's word.
+pub(super) fn word(known: &str, upstream: &str, is_other: bool) -> Result<(), String> {
+    if upstream.bytes().any(|b| !b.is_ascii_alphanumeric() && b != b'_') || upstream.len() > 64 {
+        Err("must be letters, digits and `_`, at most 64".into())
+    } else if is_other && upstream.is_empty() {
+        Err("is required with OTHER: it is the word that is sent".into())
+    } else if is_other || upstream.is_empty() || upstream.eq_ignore_ascii_case(known) {
+        Ok(())
+    } else {
+        Err(format!("disagrees with {known}; leave it empty, or use OTHER"))
+    }
+}
+
+fn time(check: &mut Check, name: &str, time: Option<&Timestamp>) {
+    let is_valid = time.is_none_or(|time| {
+        // The years 1 to 9999, as google.protobuf.Timestamp says.
+        (-62_135_596_800..=253_402_300_799).contains(&time.seconds)
+            && (0..1_000_000_000).contains(&time.nanos)
+    });
+    if !is_valid {
+        check.refuse(name, "must be within the years 1 to 9999, with nanos from 0 to 999999999");
+    }
+}

@@ -1,0 +1,391 @@
+//! The error table: what can happen, and what the caller is told. Twilio's code decides before the HTTP status does.
+
+use tonic::Code;
+
+use crate::twilio::{Operation, Problem, THROTTLED};
+
+/// `google.rpc.ErrorInfo.reason`: what a program may branch on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A field of the request is wrong; `BadRequest` lists all that are.
+    InvalidRequest,
+    /// The page token is damaged or another list's.
+    InvalidPageToken,
+    /// The gateway has no such account.
+    AccountUnknown,
+    /// The API version has no such operation.
+    OperationNotSupportedByUpstream,
+    /// Twilio refused a parameter.
+    UpstreamRejectedArgument,
+    /// The conversation or the account is in no state for it.
+    UpstreamState,
+    /// There is no such participant.
+    ParticipantNotFound,
+    /// There is no such conversation.
+    ConversationNotFound,
+    /// The participant, or one with its address, is already there.
+    ParticipantExists,
+    /// Another change was under way.
+    Conflict,
+    /// Twilio limits the rate of requests.
+    UpstreamThrottled,
+    /// A limit of Twilio's on how many there may be.
+    UpstreamLimit,
+    /// Twilio refused the gateway's credentials.
+    UpstreamCredentialsRejected,
+    /// The gateway's credentials may not do this.
+    UpstreamForbidden,
+    /// Twilio could not be reached, or failed.
+    UpstreamUnavailable,
+    /// A write may or may not have taken effect.
+    WriteOutcomeUnknown,
+    /// The caller's deadline passed.
+    Deadline,
+    /// Twilio's answer is not what its contract says.
+    UpstreamContractBroken,
+    /// The gateway is stopping.
+    ShuttingDown,
+    /// A bug of the gateway.
+    Internal,
+}
+
+impl Reason {
+    /// As `ErrorInfo` spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "INVALID_REQUEST",
+            Self::InvalidPageToken => "INVALID_PAGE_TOKEN",
+            Self::AccountUnknown => "ACCOUNT_UNKNOWN",
+            Self::OperationNotSupportedByUpstream => "OPERATION_NOT_SUPPORTED_BY_UPSTREAM",
+            Self::UpstreamRejectedArgument => "UPSTREAM_REJECTED_ARGUMENT",
+            Self::UpstreamState => "UPSTREAM_STATE",
+            Self::ParticipantNotFound => "PARTICIPANT_NOT_FOUND",
+            Self::ConversationNotFound => "CONVERSATION_NOT_FOUND",
+            Self::ParticipantExists => "PARTICIPANT_EXISTS",
+            Self::Conflict => "CONFLICT",
+            Self::UpstreamThrottled => "UPSTREAM_THROTTLED",
+            Self::UpstreamLimit => "UPSTREAM_LIMIT",
+            Self::UpstreamCredentialsRejected => "UPSTREAM_CREDENTIALS_REJECTED",
+            Self::UpstreamForbidden => "UPSTREAM_FORBIDDEN",
+            Self::UpstreamUnavailable => "UPSTREAM_UNAVAILABLE",
+            Self::WriteOutcomeUnknown => "WRITE_OUTCOME_UNKNOWN",
+            Self::Deadline => "DEADLINE",
+            Self::UpstreamContractBroken => "UPSTREAM_CONTRACT_BROKEN",
+            Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::Internal => "INTERNAL",
+        }
+    }
+}
+
+/// Which requests to Twilio a row is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// All of them.
+    Any,
+    /// A create.
+    Create,
+    /// A list or a create: what is missing is the conversation.
+    Collection,
+    /// A create or an update: repeating it may do it twice.
+    Write,
+}
+
+impl On {
+    /// Whether the row is about this request.
+    pub fn includes(self, operation: Operation) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Create => operation == Operation::Create,
+            Self::Collection => matches!(operation, Operation::List | Operation::Create),
+            Self::Write => !operation.is_repeatable(),
+        }
+    }
+}
+
+/// One row: what happened, and what the caller is told.
+#[derive(Debug)]
+pub struct Row {
+    /// What the caller is told, for programs.
+    pub reason: Reason,
+    /// The gRPC code.
+    pub code: Code,
+    /// What the caller is told, for people.
+    pub message: &'static str,
+    /// Which requests to Twilio it is about.
+    pub on: On,
+    /// Twilio's error codes that mean it.
+    pub twilio_codes: &'static [i64],
+    /// The HTTP statuses that mean it where Twilio's code does not decide, first and last.
+    pub statuses: &'static [(u16, u16)],
+}
+
+const EXISTS: &[i64] = &[20409, 50416, 50425, 50433, 50437, 50438];
+
+const fn ours(reason: Reason, code: Code, message: &'static str) -> Row {
+    Row { reason, code, message, on: On::Any, twilio_codes: &[], statuses: &[] }
+}
+
+/// All rows. Of two that fit, the first holds: what is about fewer requests stands before what is about more.
+pub const TABLE: &[Row] = &[
+    ours(Reason::InvalidRequest, Code::InvalidArgument, "the request is not valid"),
+    ours(Reason::InvalidPageToken, Code::InvalidArgument, "the page token is not one of this list"),
+    ours(Reason::AccountUnknown, Code::InvalidArgument, "the gateway is not configured for this account"),
+    ours(
+        Reason::OperationNotSupportedByUpstream,
+        Code::FailedPrecondition,
+        "this version of Twilio's API has no such operation",
+    ),
+    Row {
+        reason: Reason::UpstreamCredentialsRejected,
+        code: Code::FailedPrecondition,
+        message: "Twilio rejected the gateway's credentials; its operator has to replace them",
+        on: On::Any,
+        twilio_codes: &[20003],
+        statuses: &[(401, 401)],
+    },
+    Row {
+        reason: Reason::UpstreamForbidden,
+        code: Code::FailedPrecondition,
+        message: "Twilio does not let the gateway's credentials do this",
+        on: On::Any,
+        twilio_codes: &[20005, 20006, 20403, 50107, 50430],
+        statuses: &[(403, 403)],
+    },
+    Row {
+        reason: Reason::UpstreamThrottled,
+        code: Code::ResourceExhausted,
+        message: "Twilio limits the rate of requests",
+        on: On::Any,
+        twilio_codes: THROTTLED,
+        statuses: &[(429, 429)],
+    },
+    Row {
+        reason: Reason::UpstreamLimit,
+        code: Code::ResourceExhausted,
+        message: "a limit of Twilio's is reached",
+        on: On::Any,
+        twilio_codes: &[50208, 50214, 50417, 50418, 50422, 50426, 50436],
+        statuses: &[],
+    },
+    Row {
+        reason: Reason::ConversationNotFound,
+        code: Code::NotFound,
+        message: "there is no such conversation",
+        on: On::Any,
+        twilio_codes: &[50350],
+        statuses: &[],
+    },
+    Row {
+        reason: Reason::ParticipantNotFound,
+        code: Code::NotFound,
+        message: "there is no such participant",
+        on: On::Any,
+        twilio_codes: &[50432],
+        statuses: &[],
+    },
+    Row {
+        reason: Reason::ConversationNotFound,
+        code: Code::NotFound,
+        message: "there is no such conversation",
+        on: On::Collection,
+        twilio_codes: &[20404],
+        statuses: &[(404, 404)],
+    },
+    Row {
+        reason: Reason::ParticipantNotFound,
+        code: Code::NotFound,
+        message: "there is no such participant",
+        on: On::Any,
+        twilio_codes: &[20404],
+        statuses: &[(404, 404)],
+    },
+    Row {
+        reason: Reason::ParticipantExists,
+        code: Code::AlreadyExists,
+        message: "the participant, or another with its address, already exists",
+        on: On::Create,
+        twilio_codes: EXISTS,
+        statuses: &[(409, 409)],
+    },
+    Row {
+        reason: Reason::Conflict,
+        code: Code::Aborted,
+        message: "another change is in the way; read again before you repeat it",
+        on: On::Any,
+        twilio_codes: EXISTS,
+        statuses: &[(409, 409)],
+    },
+    Row {
+        reason: Reason::Conflict,
+        code: Code::Aborted,
+        message: "another change was under way at the same time; repeat it",
+        on: On::Any,
+        twilio_codes: &[50213, 50391, 50419, 50449],
+        statuses: &[],
+    },
+    Row {
+        reason: Reason::UpstreamState,
+        code: Code::FailedPrecondition,
+        message: "the conversation, the participant or the account is in no state for it",
+        on: On::Any,
+        twilio_codes: &[
+            50377, 50385, 50413, 50415, 50427, 50435, 50439, 50440, 50441, 50442, 50443, 50444, 50452, 50453,
+        ],
+        statuses: &[(412, 412)],
+    },
+    Row {
+        reason: Reason::UpstreamContractBroken,
+        code: Code::Internal,
+        message: "Twilio's answer is not what its contract says",
+        on: On::Any,
+        // The method or the media type is the gateway's choice, not the caller's.
+        twilio_codes: &[20004],
+        statuses: &[(405, 406), (415, 415)],
+    },
+    Row {
+        reason: Reason::UpstreamRejectedArgument,
+        code: Code::InvalidArgument,
+        message: "Twilio rejected a parameter",
+        on: On::Any,
+        twilio_codes: &[
+            20001, 20422, 50100, 50109, 50200, 50203, 50204, 50206, 50207, 50211, 50303, 50304, 50308, 50309,
+            50407, 50408, 50409, 50411, 50412, 50414, 50420, 50421, 50424, 50431, 50434, 50451,
+        ],
+        statuses: &[(400, 400), (402, 402), (407, 407), (410, 411), (413, 414), (416, 428), (430, 499)],
+    },
+    Row {
+        reason: Reason::WriteOutcomeUnknown,
+        code: Code::Unknown,
+        message: "the write may or may not have taken effect; read before you repeat it",
+        on: On::Write,
+        twilio_codes: &[],
+        statuses: &[(500, 599)],
+    },
+    Row {
+        reason: Reason::UpstreamUnavailable,
+        code: Code::Unavailable,
+        message: "Twilio cannot be reached or fails",
+        on: On::Any,
+        // 408: the request did not arrive whole, so nothing was done.
+        twilio_codes: &[],
+        statuses: &[(408, 408), (500, 599)],
+    },
+    ours(Reason::Deadline, Code::DeadlineExceeded, "the call's deadline passed"),
+    ours(Reason::ShuttingDown, Code::Unavailable, "the gateway is stopping; call again"),
+    ours(Reason::Internal, Code::Internal, "the gateway failed; its log says more"),
+];
+
+/// The first row with this reason. A test holds that each reason has one.
+pub(super) fn row(reason: Reason) -> &'static Row {
+    TABLE.iter().find(|row| row.reason == reason).expect("a test holds that every reason has a row")
+}
+
+pub(super) fn answered(operation: Operation, problem: &Problem) -> &'static Row {
+    let status = problem.status.as_u16();
+    // The two statuses that hold whatever the code: it is the gateway's credentials.
+    match status {
+        401 => return row(Reason::UpstreamCredentialsRejected),
+        403 => return row(Reason::UpstreamForbidden),
+        _ => {}
+    }
+    let mut rows = TABLE.iter().filter(|row| row.on.includes(operation));
+    let by_code = |row: &&Row| problem.code.is_some_and(|code| row.twilio_codes.contains(&code));
+    let by_status = |row: &&Row| row.statuses.iter().any(|(first, last)| (*first..=*last).contains(&status));
+    rows.clone().find(by_code).or_else(|| rows.find(by_status)).unwrap_or(row(Reason::UpstreamContractBroken))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+
+    const OPERATIONS: [Operation; 5] =
+        [Operation::Fetch, Operation::List, Operation::Create, Operation::Update, Operation::Delete];
+
+    fn told(operation: Operation, status: u16, code: Option<i64>) -> (Code, &'static str) {
+        let status = StatusCode::from_u16(status).unwrap();
+        let problem = Problem { status, code, request_id: None, retry_after: None, conflicting_id: None };
+        let row = answered(operation, &problem);
+        (row.code, row.reason.as_str())
+    }
+
+    #[test]
+    fn every_reason_has_a_row_and_every_row_stays_small() {
+        for reason in [
+            Reason::InvalidRequest,
+            Reason::InvalidPageToken,
+            Reason::AccountUnknown,
+            Reason::OperationNotSupportedByUpstream,
+            Reason::UpstreamRejectedArgument,
+            Reason::UpstreamState,
+            Reason::ParticipantNotFound,
+            Reason::ConversationNotFound,
+            Reason::ParticipantExists,
+            Reason::Conflict,
+            Reason::UpstreamThrottled,
+            Reason::UpstreamLimit,
+            Reason::UpstreamCredentialsRejected,
+            Reason::UpstreamForbidden,
+            Reason::UpstreamUnavailable,
+            Reason::WriteOutcomeUnknown,
+            Reason::Deadline,
+            Reason::UpstreamContractBroken,
+            Reason::ShuttingDown,
+            Reason::Internal,
+        ] {
+            assert_eq!(row(reason).reason, reason);
+        }
+    }
+
+    #[test]
+    fn every_error_status_is_told_as_an_error_of_its_own_row() {
+        for operation in OPERATIONS {
+            for status in 400..600 {
+                let (code, reason) = told(operation, status, None);
+                let unforeseen = reason == "UPSTREAM_CONTRACT_BROKEN";
+                assert_eq!(unforeseen, matches!(status, 405 | 406 | 415), "{operation:?} {status} {code:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn twilios_code_decides_before_the_status() {
+        assert_eq!(told(Operation::Create, 400, Some(50433)), (Code::AlreadyExists, "PARTICIPANT_EXISTS"));
+        assert_eq!(told(Operation::Update, 400, Some(50433)), (Code::Aborted, "CONFLICT"));
+        assert_eq!(told(Operation::Create, 404, Some(50100)).1, "UPSTREAM_REJECTED_ARGUMENT");
+        assert_eq!(told(Operation::Fetch, 400, Some(20429)).1, "UPSTREAM_THROTTLED");
+        // But for the credentials, which are nobody's fault but the gateway's.
+        assert_eq!(told(Operation::Create, 403, Some(50433)).1, "UPSTREAM_FORBIDDEN");
+    }
+
+    #[test]
+    fn what_is_missing_depends_on_what_was_asked() {
+        for (operation, reason) in [
+            (Operation::Fetch, "PARTICIPANT_NOT_FOUND"),
+            (Operation::Update, "PARTICIPANT_NOT_FOUND"),
+            (Operation::Delete, "PARTICIPANT_NOT_FOUND"),
+            (Operation::List, "CONVERSATION_NOT_FOUND"),
+            (Operation::Create, "CONVERSATION_NOT_FOUND"),
+        ] {
+            assert_eq!(told(operation, 404, None), (Code::NotFound, reason));
+            assert_eq!(told(operation, 404, Some(20404)), (Code::NotFound, reason));
+            assert_eq!(told(operation, 404, Some(50350)).1, "CONVERSATION_NOT_FOUND");
+        }
+    }
+
+    #[test]
+    fn only_a_write_that_may_repeat_has_an_unknown_outcome() {
+        for operation in OPERATIONS {
+            let expected = match operation {
+                Operation::Create | Operation::Update => (Code::Unknown, "WRITE_OUTCOME_UNKNOWN"),
+                Operation::Fetch | Operation::List | Operation::Delete => {
+                    (Code::Unavailable, "UPSTREAM_UNAVAILABLE")
+                }
+            };
+            for status in [500, 502, 503, 504, 599] {
+                assert_eq!(told(operation, status, None), expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What the cache holds: answers of Twilio, that there is none among them.
+
+use std::sync::Arc;
+
+use prost::Message as _;
+
+use crate::ids::{Segment, is_sid};
+use crate::proto::Participant;
+use crate::twilio;
+
+/// What the cache holds.
+#[derive(Clone)]
+pub(super) enum Cached {
+    Participant(Arc<Participant>),
+    Page(Arc<twilio::Page>),
+    /// Twilio said that there is none.
+    Missing(Arc<twilio::Error>),
+}
+
+impl Cached {
+    pub(super) fn weight(&self) -> u32 {
+        // The encoded size tells the texts; the struct around them is added.
+        let of = |participant: &Participant| participant.encoded_len() + size_of::<Participant>();
+        let bytes = match self {
+            Self::Participant(participant) => of(participant),
+            Self::Page(page) => page.participants.iter().map(of).sum(),
+            Self::Missing(_) => size_of::<twilio::Error>(),
+        };
+        u32::try_from(bytes).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn is_negative(&self) -> bool {
+        matches!(self, Self::Missing(_))
+    }
+
+    /// The conversation's SID, where the value tells it.
+    pub(super) fn conversation_id(&self) -> Option<Segment> {
+        let told = match self {
+            Self::Participant(participant) => Some(participant.as_ref()),
+            Self::Page(page) => page.participants.first(),
+            Self::Missing(_) => None,
+        };
+        sid_of(told?)
+    }
+}
+
+pub(super) fn sid_of(participant: &Participant) -> Option<Segment> {
+    let id = participant.conversation_id.as_str();
+    if is_sid("CH", id) { Segment::parse(id).ok() } else { None }
+}
+
+/// "There is none" is an answer, and is kept like one; any other failure is not.
+pub(super) fn missing(error: twilio::Error) -> Result<Cached, twilio::Error> {
+    if error.is_not_found() { Ok(Cached::Missing(Arc::new(error))) } else { Err(error) }
+}

@@ -1,0 +1,207 @@
+//! From v1's answers to the contract's messages.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use url::form_urlencoded;
+
+use super::NULL;
+use crate::proto::{self, Address, Channel};
+use crate::twilio::error::Error;
+use crate::twilio::http::Response;
+use crate::twilio::{Cursor, Page, channel, optional_timestamp, timestamp, with_etag};
+
+#[derive(Deserialize)]
+struct Participant {
+    account_sid: Option<String>,
+    conversation_sid: Option<String>,
+    chat_service_sid: Option<String>,
+    sid: Option<String>,
+    identity: Option<String>,
+    #[serde(default, deserialize_with = "attributes")]
+    attributes: String,
+    messaging_binding: Option<Binding>,
+    role_sid: Option<String>,
+    #[serde(default, deserialize_with = "optional_timestamp")]
+    date_created: Option<prost_types::Timestamp>,
+    #[serde(default, deserialize_with = "optional_timestamp")]
+    date_updated: Option<prost_types::Timestamp>,
+    url: Option<String>,
+    last_read_message_index: Option<i64>,
+    last_read_timestamp: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Binding {
+    #[serde(rename = "type")]
+    channel: Option<String>,
+    address: Option<String>,
+    proxy_address: Option<String>,
+    projected_address: Option<String>,
+    level: Option<String>,
+    name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Envelope {
+    participants: Vec<Participant>,
+    meta: Meta,
+}
+
+#[derive(Deserialize)]
+struct Meta {
+    page: Option<u32>,
+    previous_page_url: Option<String>,
+    next_page_url: Option<String>,
+}
+
+pub(super) fn decode(response: &Response) -> Result<proto::Participant, Error> {
+    response.json().map(Participant::into_proto)
+}
+
+pub(super) fn page(response: &Response) -> Result<Page, Error> {
+    let Envelope { participants, meta: Meta { page, previous_page_url, next_page_url } } = response.json()?;
+    let cursor = |url: Option<String>, key: &str| match url.as_deref() {
+        None | Some("") => Ok(None),
+        Some(url) => cursor(url).map(Some).ok_or_else(|| response.broken(format!("meta.{key}"))),
+    };
+    Ok(Page {
+        participants: participants.into_iter().map(Participant::into_proto).collect(),
+        next: cursor(next_page_url, "next_page_url")?,
+        // Twilio's own sample has a previous link on the first page, which would lead nowhere.
+        previous: if page == Some(0) { None } else { cursor(previous_page_url, "previous_page_url")? },
+    })
+}
+
+/// Only the two parameters are taken from the link: its host is not ours to trust.
+fn cursor(url: &str) -> Option<Cursor> {
+    let (_, query) = url.split_once('?')?;
+    let mut cursor = Cursor::default();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "Page" if value.len() <= 10 && value.bytes().all(|b| b.is_ascii_digit()) => {
+                cursor.page = value.into_owned();
+            }
+            "PageToken" => cursor.token = value.into_owned(),
+            _ => {}
+        }
+    }
+    (cursor != Cursor::default()).then_some(cursor)
+}
+
+impl Participant {
+    fn into_proto(self) -> proto::Participant {
+        // No `..`: a key that is read and not carried over must not compile.
+        let Self {
+            account_sid,
+            conversation_sid,
+            chat_service_sid,
+            sid,
+            identity,
+            attributes,
+            messaging_binding,
+            role_sid,
+            date_created,
+            date_updated,
+            url,
+            last_read_message_index,
+            last_read_timestamp,
+        } = self;
+        let identity = identity.filter(|identity| !identity.is_empty() && identity != NULL);
+        let chat =
+            identity.map(|address| Address { channel: Channel::Chat.into(), address, ..Address::default() });
+        with_etag(proto::Participant {
+            id: sid.unwrap_or_default(),
+            conversation_id: conversation_sid.unwrap_or_default(),
+            account_id: account_sid.unwrap_or_default(),
+            service_id: chat_service_sid.unwrap_or_default(),
+            api_version: proto::ApiVersion::V1.into(),
+            addresses: chat.into_iter().chain(messaging_binding.and_then(Binding::into_proto)).collect(),
+            attributes,
+            role_id: role_sid.unwrap_or_default(),
+            last_read_message_index,
+            // Plain text in Twilio's schema: what is no date says nothing.
+            last_read_time: last_read_timestamp.as_deref().and_then(timestamp),
+            create_time: date_created,
+            update_time: date_updated,
+            url: url.unwrap_or_default(),
+            display_name: String::new(),
+            r#type: 0,
+            upstream_type: String::new(),
+            profile_id: String::new(),
+            etag: String::new(),
+        })
+    }
+}
+
+impl Binding {
+    /// `None` for a binding that says nothing: all its keys may be there with nulls.
+    fn into_proto(self) -> Option<Address> {
+        let Self { channel: word, address, proxy_address, projected_address, level, name } = self;
+        let address = Address {
+            channel: channel(word.as_deref()).into(),
+            upstream_channel: word.unwrap_or_default(),
+            address: address.unwrap_or_default(),
+            channel_id: String::new(),
+            proxy_address: proxy_address.unwrap_or_default(),
+            projected_address: projected_address.unwrap_or_default(),
+            level: level.unwrap_or_default(),
+            display_name: name.unwrap_or_default(),
+        };
+        (address != Address::default()).then_some(address)
+    }
+}
+
+/// Text as it is; an object, as Twilio's older samples show it, as compact JSON.
+fn attributes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let Some(raw) = Option::<Box<RawValue>>::deserialize(deserializer)? else {
+        return Ok(String::new());
+    };
+    match raw.get().as_bytes().first() {
+        Some(b'"') => serde_json::from_str(raw.get()).map_err(serde::de::Error::custom),
+        Some(b'{') => Ok(compact(raw.get())),
+        _ => Err(serde::de::Error::custom("neither text nor an object")),
+    }
+}
+
+/// Valid JSON without the white space between its tokens. The tokens stay as they are: to parse them would lose the order
+/// of keys and the digits of large numbers.
+fn compact(json: &str) -> String {
+    let (mut in_string, mut escaped) = (false, false);
+    json.chars()
+        .filter(|&c| {
+            if in_string {
+                in_string = escaped || c != '"';
+                escaped = !escaped && c == '\\';
+                return true;
+            }
+            in_string = c == '"';
+            !c.is_ascii_whitespace()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compacting_keeps_every_token() {
+        let spaced = "{ \"a b\" : [ 1e400 , \"\\\" { \\\\\" ] ,\n\t\"z\" : 12345678901234567890 }";
+        assert_eq!(compact(spaced), r#"{"a b":[1e400,"\" { \\"],"z":12345678901234567890}"#);
+    }
+
+    #[test]
+    fn a_page_link_gives_its_two_parameters_and_nothing_else() {
+        let taken = |url: &str| cursor(url).map(|cursor| (cursor.page, cursor.token));
+        for host in
+            ["https://conversations.twilio.com", "http://evil", "//evil", "\\\\evil", "", "https://u:p@x:1"]
+        {
+            let url =
+                format!("{host}/v1/Conversations/CH1/Participants?PageSize=50&Page=1&PageToken=PAMB%2B1");
+            assert_eq!(taken(&url), Some(("1".into(), "PAMB+1".into())), "{url}");
+        }
+        assert_eq!(taken("https://x/?PageSize=50&Page=1"), Some(("1".into(), String::new())));
+        assert_eq!(taken("https://x/?PageSize=50"), None);
+        assert_eq!(taken("https://x/?Page=..%2F"), None);
+    }
+}
