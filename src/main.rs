@@ -30,8 +30,8 @@ fn main() -> ExitCode {
         }
     };
     settled.unwrap_or_else(|problems: Vec<Problem>| {
-        problems.iter().for_each(complain);
-        BAD_CONFIGURATION.into()
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        fail(lines.join("\n"), BAD_CONFIGURATION.into())
     })
 }
 
@@ -74,13 +74,7 @@ fn run(work: impl Future<Output = Outcome>) -> ExitCode {
         runtime.shutdown_background();
         result
     });
-    result.map_or_else(
-        |error| {
-            complain(error);
-            ExitCode::FAILURE
-        },
-        |()| ExitCode::SUCCESS,
-    )
+    result.map_or_else(|error| fail(error, ExitCode::FAILURE), |()| ExitCode::SUCCESS)
 }
 
 /// A closed or full stream is no reason to fail.
@@ -88,6 +82,7 @@ fn say(text: impl Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-fn complain(text: impl Display) {
+fn fail(text: impl Display, code: ExitCode) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "{text}");
+    code
 }

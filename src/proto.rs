@@ -13,6 +13,8 @@ mod generated {
 }
 
 pub use generated::*;
+/// Encoding and decoding of the messages.
+pub use prost::Message;
 
 /// The descriptors of `participant.v1` and all that it imports, comments included, encoded for reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor_set.bin"));

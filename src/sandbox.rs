@@ -9,8 +9,7 @@
 //!
 //! * `front` reads and logs it, applies a fault if one matches, and stamps the headers every answer has;
 //! * `route` and `credentials` say what it addresses and whose it is;
-//! * `v1` and `v2` translate between HTTP and the rules, which are in `v1_participant`, `v1_membership` and
-//!   `v2_participant`;
+//! * `v1` and `v2` translate between HTTP and their rules, which stand below them;
 //! * `store` keeps the data, per account, in memory and bounded; `seed` is what it starts with.
 //!
 //! Below `/_sandbox/` are the control routes (`control`): faults, what is held, the request log, reset.
@@ -31,12 +30,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+mod call;
 mod control;
 mod credentials;
 mod cut;
 mod dates;
 mod fault;
-mod fault_form;
 mod faults;
 mod front;
 mod journal;
@@ -44,13 +43,7 @@ mod route;
 mod seed;
 mod store;
 mod v1;
-mod v1_list;
-mod v1_membership;
-mod v1_participant;
-mod v1_refusal;
 mod v2;
-mod v2_participant;
-mod v2_problem;
 
 pub use fault::{Cut, Fault, FaultError, FaultMatch};
 pub use route::Api;

@@ -16,7 +16,6 @@ use std::time::Duration;
 use ::http::HeaderValue;
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use url::Url;
@@ -24,7 +23,7 @@ use url::Url;
 pub use error::{Broken, Cause, Error, NOT_FOUND, Operation, Problem, THROTTLED};
 
 use crate::ids::{AccountId, ApiVersion, Conversation, Field, ParticipantKey};
-use crate::proto::{Channel, Participant, ParticipantType};
+use crate::proto::{Channel, Message as _, Participant, ParticipantType};
 
 /// Twilio's largest page of participants.
 pub fn max_page_size(version: ApiVersion) -> u32 {

@@ -14,7 +14,6 @@ use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use prost::Message as _;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -23,7 +22,7 @@ use tracing::{Instrument as _, Span, field, info_span};
 
 use super::deadline::Limits;
 use super::status::{self, Reason};
-use crate::proto;
+use crate::proto::{self, Message as _};
 
 /// Gives every call a span, a deadline and an end that is logged.
 #[derive(Clone)]

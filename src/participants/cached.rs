@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use prost::Message as _;
-
 use crate::ids::{Segment, is_sid};
-use crate::proto::Participant;
+use crate::proto::{Message as _, Participant};
 use crate::twilio;
 
 /// What the cache holds.

@@ -1,5 +1,7 @@
 //! A fault: which requests it strikes, and what happens to them.
 
+mod form;
+
 use std::collections::BTreeMap;
 
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -7,7 +9,22 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Api;
-use super::fault_form::TEXT_KEYS;
+
+const TEXT_KEYS: [&str; 13] = [
+    "api",
+    "method",
+    "path",
+    "account",
+    "times",
+    "latency",
+    "hold",
+    "after",
+    "status",
+    "code",
+    "retry-after",
+    "body",
+    "cut",
+];
 
 /// Something that goes wrong with the requests it matches.
 ///

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Fault;
-use super::front::Call;
+use super::call::Call;
 
 const MOST_FAULTS: usize = 1000;
 

@@ -4,18 +4,19 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::call::Call;
 use super::credentials::Credentials;
 use super::faults::Faults;
 use super::journal::Journal;
 use super::route::Route;
 use super::seed::{ACCOUNT_SID, AUTH_TOKEN};
 use super::store::{Store, Tenant};
-use super::{Account, Api, Cut, Fault, cut, v1, v1_refusal, v2, v2_problem};
+use super::{Account, Api, Cut, Fault, cut, v1, v2};
 
 const MOST_BODY_BYTES: usize = 256 * 1024;
 
@@ -29,19 +30,6 @@ pub(super) struct Shared {
     pub(super) faults: Faults,
     in_flight: AtomicUsize,
     requests: AtomicU64,
-}
-
-/// A request, read to its end.
-pub(super) struct Call {
-    pub(super) method: Method,
-    /// As it came, still encoded.
-    pub(super) path: String,
-    pub(super) query: String,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
-    pub(super) route: Route,
-    /// The account it logged in to; `None` if it did not.
-    pub(super) account: Option<String>,
 }
 
 impl Shared {
@@ -133,8 +121,8 @@ fn unauthorized(call: &Call) -> Response {
 
 fn error_of_face(call: &Call, status: StatusCode, code: u32, message: &str) -> Response {
     match call.route.api {
-        Some(Api::V2) => v2_problem::response(status, code, message, &call.path, &[]),
-        Some(Api::V1) | None => v1_refusal::response(status, code, message),
+        Some(Api::V2) => v2::problem::response(status, code, message, &call.path, &[]),
+        Some(Api::V1) | None => v1::refusal::response(status, code, message),
     }
 }
 

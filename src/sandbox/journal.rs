@@ -6,7 +6,7 @@ use axum::http::{Method, header};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::front::Call;
+use super::call::Call;
 
 const ENTRIES: usize = 1000;
 /// Bodies are cut to this in the log, which bounds its memory.

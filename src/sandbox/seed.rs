@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 
 use super::store::{ClassicConversation, OrchestratedConversation, Roster, Tenant};
-use super::v1_participant::{self, Binding};
-use super::v2_participant::{self, Address};
+use super::v1::participant::{self as v1_participant, Binding};
+use super::v2::participant::{self as v2_participant, Address};
 
 /// The account that is always there.
 pub const ACCOUNT_SID: &str = "AC00000000000000000000000000000000";
@@ -22,9 +22,6 @@ pub const SERVICE_SID: &str = "IS00000000000000000000000000000001";
 pub const V1_CONVERSATION: &str = "CH00000000000000000000000000000001";
 /// The v2 conversation of every account.
 pub const V2_CONVERSATION: &str = "conv_conversation_00000000000000000000000001";
-
-/// The role of a participant that was given none.
-pub(super) const ROLE_SID: &str = "RL00000000000000000000000000000001";
 
 /// 2026-01-05T09:00:00Z
 const SEEDED_AT: Duration = Duration::from_secs(1_767_603_600);

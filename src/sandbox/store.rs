@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{v1_participant, v2_participant};
+use super::v1::participant as v1_participant;
+use super::v2::participant as v2_participant;
 
 /// All accounts.
 pub(super) struct Store {

@@ -1,5 +1,8 @@
 //! The v2 face: Conversation Orchestrator, JSON both ways.
 
+pub(super) mod participant;
+pub(super) mod problem;
+
 use std::time::SystemTime;
 
 use axum::Json;
@@ -10,11 +13,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use url::form_urlencoded;
 
+use super::call::Call;
 use super::dates;
-use super::front::Call;
 use super::store::{Cursor, OrchestratedConversation, Tenant};
-use super::v2_participant::{Address, Draft, Participant, id, serial_of};
-use super::v2_problem::{Invalid, Problem};
+use participant::{Address, Draft, Participant, id, serial_of};
+use problem::{Invalid, Problem};
 
 const MOST_PER_PAGE: usize = 1000;
 

@@ -5,60 +5,62 @@ use std::time::SystemTime;
 
 use serde::de::IgnoredAny;
 
-use super::dates;
-use super::seed::ROLE_SID;
-use super::v1_refusal::Refusal;
+use super::refusal::Refusal;
+use crate::sandbox::dates;
+
+/// The role of a participant that was given none.
+const ROLE_SID: &str = "RL00000000000000000000000000000001";
 
 /// Participants of one conversation
 /// (<https://www.twilio.com/docs/conversations-classic/conversations-limits>).
-pub(super) const MOST: usize = 1000;
+pub(in crate::sandbox) const MOST: usize = 1000;
 /// Characters of an identity or an address.
 const MOST_CHARS: usize = 256;
 const MOST_ATTRIBUTES_BYTES: usize = 4096;
 
 #[derive(Debug, Clone)]
-pub(super) struct Participant {
-    pub(super) identity: Option<String>,
-    pub(super) binding: Option<Binding>,
-    pub(super) attributes: String,
-    pub(super) role_sid: String,
-    pub(super) created: SystemTime,
-    pub(super) updated: SystemTime,
-    pub(super) last_read_index: Option<i64>,
-    pub(super) last_read_timestamp: Option<String>,
+pub(in crate::sandbox) struct Participant {
+    pub(in crate::sandbox) identity: Option<String>,
+    pub(in crate::sandbox) binding: Option<Binding>,
+    pub(in crate::sandbox) attributes: String,
+    pub(in crate::sandbox) role_sid: String,
+    pub(in crate::sandbox) created: SystemTime,
+    pub(in crate::sandbox) updated: SystemTime,
+    pub(in crate::sandbox) last_read_index: Option<i64>,
+    pub(in crate::sandbox) last_read_timestamp: Option<String>,
 }
 
 /// How somebody takes part by messages. In group MMS an address has no proxy address, and a chat identity
 /// has a projected address: the number that stands for it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Binding {
-    pub(super) address: Option<String>,
-    pub(super) proxy: Option<String>,
-    pub(super) projected: Option<String>,
+pub(in crate::sandbox) struct Binding {
+    pub(in crate::sandbox) address: Option<String>,
+    pub(in crate::sandbox) proxy: Option<String>,
+    pub(in crate::sandbox) projected: Option<String>,
 }
 
 /// The form fields of a create or an update, as they came. `None` is a field that did not come.
 #[derive(Debug, Default)]
-pub(super) struct Fields {
-    pub(super) identity: Option<String>,
-    pub(super) address: Option<String>,
-    pub(super) proxy: Option<String>,
-    pub(super) projected: Option<String>,
-    pub(super) attributes: Option<String>,
-    pub(super) role_sid: Option<String>,
-    pub(super) date_created: Option<String>,
-    pub(super) date_updated: Option<String>,
-    pub(super) last_read_index: Option<String>,
-    pub(super) last_read_timestamp: Option<String>,
+pub(in crate::sandbox) struct Fields {
+    pub(in crate::sandbox) identity: Option<String>,
+    pub(in crate::sandbox) address: Option<String>,
+    pub(in crate::sandbox) proxy: Option<String>,
+    pub(in crate::sandbox) projected: Option<String>,
+    pub(in crate::sandbox) attributes: Option<String>,
+    pub(in crate::sandbox) role_sid: Option<String>,
+    pub(in crate::sandbox) date_created: Option<String>,
+    pub(in crate::sandbox) date_updated: Option<String>,
+    pub(in crate::sandbox) last_read_index: Option<String>,
+    pub(in crate::sandbox) last_read_timestamp: Option<String>,
 }
 
 impl Binding {
-    pub(super) fn between(address: &str, proxy: &str) -> Binding {
+    pub(in crate::sandbox) fn between(address: &str, proxy: &str) -> Binding {
         Binding { address: Some(address.to_owned()), proxy: Some(proxy.to_owned()), projected: None }
     }
 
     /// The `type` of the binding, which nobody says but the address.
-    pub(super) fn channel(&self) -> &'static str {
+    pub(in crate::sandbox) fn channel(&self) -> &'static str {
         self.address.as_deref().map_or("sms", channel)
     }
 }
@@ -69,7 +71,11 @@ fn channel(address: &str) -> &'static str {
 }
 
 impl Participant {
-    pub(super) fn new(identity: Option<String>, binding: Option<Binding>, now: SystemTime) -> Participant {
+    pub(in crate::sandbox) fn new(
+        identity: Option<String>,
+        binding: Option<Binding>,
+        now: SystemTime,
+    ) -> Participant {
         Participant {
             identity,
             binding,
@@ -83,7 +89,7 @@ impl Participant {
     }
 
     /// What create and update read alike.
-    pub(super) fn apply_common(&mut self, fields: &Fields) -> Result<(), Refusal> {
+    pub(in crate::sandbox) fn apply_common(&mut self, fields: &Fields) -> Result<(), Refusal> {
         if let Some(attributes) = &fields.attributes {
             if attributes.len() > MOST_ATTRIBUTES_BYTES {
                 return Err(Refusal::AttributesTooLong);
@@ -111,7 +117,7 @@ impl Participant {
         Ok(())
     }
 
-    pub(super) fn apply_update(&mut self, fields: &Fields) -> Result<(), Refusal> {
+    pub(in crate::sandbox) fn apply_update(&mut self, fields: &Fields) -> Result<(), Refusal> {
         if let Some(identity) = &fields.identity {
             if self.identity.is_none() {
                 return Err(Refusal::IdentityNotAcceptable(identity.clone()));
@@ -201,7 +207,7 @@ fn check_binding(binding: &Binding) -> Result<(), Refusal> {
 }
 
 /// Who the fields of a create name: a chat identity or an address, and nobody is both.
-pub(super) fn named(fields: &Fields) -> Result<(Option<String>, Option<Binding>), Refusal> {
+pub(in crate::sandbox) fn named(fields: &Fields) -> Result<(Option<String>, Option<Binding>), Refusal> {
     let identity = fields.identity.as_deref().map(checked_identity).transpose()?.flatten();
     let Fields { address, proxy, projected, .. } = fields;
     let binding = Binding { address: address.clone(), proxy: proxy.clone(), projected: projected.clone() };

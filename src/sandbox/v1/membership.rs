@@ -2,9 +2,9 @@
 
 use std::time::SystemTime;
 
-use super::store::Tenant;
-use super::v1_participant::{Binding, Fields, MOST, Participant, named};
-use super::v1_refusal::Refusal;
+use super::participant::{Binding, Fields, MOST, Participant, named};
+use super::refusal::Refusal;
+use crate::sandbox::store::Tenant;
 
 /// Of the participants of one conversation, those who do not chat
 /// (<https://www.twilio.com/docs/conversations-classic/conversations-limits>).
@@ -12,7 +12,7 @@ const MOST_NON_CHAT: usize = 50;
 
 impl Tenant {
     /// Adds a participant; the answer is its serial.
-    pub(super) fn create_classic(
+    pub(in crate::sandbox) fn create_classic(
         &mut self,
         index: usize,
         fields: &Fields,
@@ -36,7 +36,7 @@ impl Tenant {
     }
 
     /// Changes what the fields name and nothing else; all of it or none.
-    pub(super) fn update_classic(
+    pub(in crate::sandbox) fn update_classic(
         &mut self,
         index: usize,
         serial: u64,

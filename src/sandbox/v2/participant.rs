@@ -6,36 +6,36 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::store::{Roster, Tenant};
-use super::v2_problem::{Invalid, Problem};
+use super::problem::{Invalid, Problem};
+use crate::sandbox::store::{Roster, Tenant};
 
 /// Not Twilio's limit: the sandbox's own, for its memory's sake.
-pub(super) const MOST: usize = 10_000;
+pub(in crate::sandbox) const MOST: usize = 10_000;
 const MOST_NAME_CHARS: usize = 256;
 const MOST_ADDRESS_CHARS: usize = 254;
 
 #[derive(Debug, Clone)]
-pub(super) struct Participant {
-    pub(super) name: Option<String>,
+pub(in crate::sandbox) struct Participant {
+    pub(in crate::sandbox) name: Option<String>,
     /// `type` on the wire.
-    pub(super) kind: Option<String>,
-    pub(super) profile_id: Option<String>,
-    pub(super) addresses: Vec<Address>,
-    pub(super) created: SystemTime,
-    pub(super) updated: SystemTime,
+    pub(in crate::sandbox) kind: Option<String>,
+    pub(in crate::sandbox) profile_id: Option<String>,
+    pub(in crate::sandbox) addresses: Vec<Address>,
+    pub(in crate::sandbox) created: SystemTime,
+    pub(in crate::sandbox) updated: SystemTime,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Address {
-    pub(super) channel: String,
-    pub(super) address: String,
+pub(in crate::sandbox) struct Address {
+    pub(in crate::sandbox) channel: String,
+    pub(in crate::sandbox) address: String,
     #[serde(rename = "channelId")]
-    pub(super) channel_id: Option<String>,
+    pub(in crate::sandbox) channel_id: Option<String>,
 }
 
 /// The body of a create or a PUT.
 #[derive(Debug, Default)]
-pub(super) struct Draft {
+pub(in crate::sandbox) struct Draft {
     name: Option<String>,
     kind: Option<String>,
     profile_id: Option<String>,
@@ -43,7 +43,7 @@ pub(super) struct Draft {
 }
 
 impl Address {
-    pub(super) fn new(channel: &str, address: &str) -> Address {
+    pub(in crate::sandbox) fn new(channel: &str, address: &str) -> Address {
         Address { channel: channel.to_owned(), address: address.to_owned(), channel_id: None }
     }
 
@@ -53,11 +53,11 @@ impl Address {
     }
 }
 
-pub(super) fn id(serial: u64) -> String {
+pub(in crate::sandbox) fn id(serial: u64) -> String {
     format!("conv_participant_{serial:026}")
 }
 
-pub(super) fn serial_of(text: &str) -> Option<u64> {
+pub(in crate::sandbox) fn serial_of(text: &str) -> Option<u64> {
     let serial = text.strip_prefix("conv_participant_")?.parse().ok()?;
     (id(serial) == text).then_some(serial)
 }
@@ -65,7 +65,7 @@ pub(super) fn serial_of(text: &str) -> Option<u64> {
 impl Draft {
     /// Reads the body, and finds all that is wrong with it. A key that is not documented is wrong: a client
     /// that sends one believes something that is not so.
-    pub(super) fn read(body: &[u8], addresses_required: bool) -> Result<Draft, Problem> {
+    pub(in crate::sandbox) fn read(body: &[u8], addresses_required: bool) -> Result<Draft, Problem> {
         let mut map = match serde_json::from_slice(body) {
             Ok(Value::Object(map)) => map,
             Ok(_) => return Err(Problem::Invalid(vec![Invalid::at("", "must be an object")])),
@@ -172,7 +172,7 @@ fn is_channel(text: &str) -> bool {
 
 impl Tenant {
     /// Adds a participant; the answer is its serial.
-    pub(super) fn create_orchestrated(
+    pub(in crate::sandbox) fn create_orchestrated(
         &mut self,
         conversation: &str,
         draft: Draft,
@@ -191,7 +191,7 @@ impl Tenant {
     }
 
     /// Puts the draft in the participant's place: what it leaves out is gone.
-    pub(super) fn replace_orchestrated(
+    pub(in crate::sandbox) fn replace_orchestrated(
         &mut self,
         conversation: &str,
         serial: u64,

@@ -5,11 +5,11 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use url::form_urlencoded;
 
-use super::front::Call;
-use super::store::{Cursor, Tenant};
-use super::v1::{Resource, View, serial_of, sid};
-use super::v1_participant::Participant;
-use super::v1_refusal::Refusal;
+use super::participant::Participant;
+use super::refusal::Refusal;
+use super::view::{Resource, View, serial_of, sid};
+use crate::sandbox::call::Call;
+use crate::sandbox::store::{Cursor, Tenant};
 
 const MOST_PER_PAGE: usize = 100;
 
@@ -32,7 +32,12 @@ struct Meta {
 
 /// Twilio's tokens: `PA` and the SID that the page comes after, `PB` and the one it comes before. `Page` is
 /// for the client to count, and finds nothing.
-pub(super) fn list(tenant: &Tenant, index: usize, call: &Call, view: &View<'_>) -> Result<Response, Refusal> {
+pub(in crate::sandbox) fn list(
+    tenant: &Tenant,
+    index: usize,
+    call: &Call,
+    view: &View<'_>,
+) -> Result<Response, Refusal> {
     let asked = PageQuery::parse(&call.query)?;
     let conversation = &tenant.classic[index];
     let page = conversation.roster.page(asked.cursor(), asked.size);

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 /// A request that v2 does not fulfil.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Problem {
+pub(in crate::sandbox) enum Problem {
     Invalid(Vec<Invalid>),
     NotFound,
     MethodNotAllowed,
@@ -18,21 +18,21 @@ pub(super) enum Problem {
 
 /// One thing that is wrong with a request.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Invalid {
-    pub(super) detail: String,
+pub(in crate::sandbox) struct Invalid {
+    pub(in crate::sandbox) detail: String,
     /// Into the body; `#/` and the name for a query parameter too.
-    pub(super) pointer: String,
+    pub(in crate::sandbox) pointer: String,
 }
 
 impl Invalid {
-    pub(super) fn at(pointer: impl Into<String>, detail: impl Into<String>) -> Invalid {
+    pub(in crate::sandbox) fn at(pointer: impl Into<String>, detail: impl Into<String>) -> Invalid {
         Invalid { detail: detail.into(), pointer: pointer.into() }
     }
 }
 
 impl Problem {
     /// `path` is what was asked for.
-    pub(super) fn into_response(self, path: &str) -> Response {
+    pub(in crate::sandbox) fn into_response(self, path: &str) -> Response {
         match self {
             Problem::Invalid(errors) => {
                 response(StatusCode::BAD_REQUEST, 20001, "The request is not valid", path, &errors)
@@ -61,7 +61,7 @@ impl Problem {
 }
 
 /// The problem's body, for any code.
-pub(super) fn response(
+pub(in crate::sandbox) fn response(
     status: StatusCode,
     code: u32,
     detail: &str,

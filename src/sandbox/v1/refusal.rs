@@ -11,7 +11,7 @@ use thiserror::Error;
 
 /// A request that v1 does not fulfil.
 #[derive(Debug, PartialEq, Eq, Error)]
-pub(super) enum Refusal {
+pub(in crate::sandbox) enum Refusal {
     #[error("{0}")]
     BadParameter(String),
     #[error("The requested resource {0} was not found")]
@@ -110,7 +110,7 @@ impl IntoResponse for Refusal {
 }
 
 /// The classic error body.
-pub(super) fn response(status: StatusCode, code: u32, message: &str) -> Response {
+pub(in crate::sandbox) fn response(status: StatusCode, code: u32, message: &str) -> Response {
     #[derive(Serialize)]
     struct Body<'a> {
         code: u32,

@@ -5,8 +5,7 @@ use std::str::FromStr;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::fault::bad_value;
-use super::{Fault, FaultError, FaultMatch};
+use super::{Fault, FaultError, FaultMatch, TEXT_KEYS, bad_value};
 
 const JSON_KEYS: [&str; 13] = [
     "match",
@@ -24,25 +23,10 @@ const JSON_KEYS: [&str; 13] = [
     "cut",
 ];
 const MATCH_KEYS: [&str; 4] = ["api", "method", "path_contains", "account"];
-pub(super) const TEXT_KEYS: [&str; 13] = [
-    "api",
-    "method",
-    "path",
-    "account",
-    "times",
-    "latency",
-    "hold",
-    "after",
-    "status",
-    "code",
-    "retry-after",
-    "body",
-    "cut",
-];
 
 impl Fault {
     /// Reads the JSON form.
-    pub(super) fn from_json(value: Value) -> Result<Fault, FaultError> {
+    pub(in crate::sandbox) fn from_json(value: Value) -> Result<Fault, FaultError> {
         let mut keys = Keys::of(value)?;
         let matches = FaultMatch::read(Keys(keys.take("match")?.unwrap_or_default()))?;
         let fault = Fault {
