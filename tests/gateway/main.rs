@@ -5,3 +5,6 @@
 mod harness;
 
 mod cache;
+mod contract;
+mod lists;
+mod writes;
