@@ -122,7 +122,7 @@ fn load(flags: Flags, env: Lookup<'_>) -> Report {
     let Flags { values, config, sandbox, faults } = flags;
     let file = config.or_else(|| env("GATEWAY_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from));
     let mut sources = Sources::new(values, env, file.as_deref());
-    let lines = SETTINGS.iter().map(|setting| line(setting, sources.raw(setting))).collect();
+    let mut lines: Vec<String> = SETTINGS.iter().map(|setting| line(setting, sources.raw(setting))).collect();
     let upstream = if sandbox {
         Upstream::Sandbox(sandbox_settings(&mut sources, &faults))
     } else {
@@ -131,6 +131,7 @@ fn load(flags: Flags, env: Lookup<'_>) -> Report {
         }
         Upstream::Twilio(accounts::read(&mut sources))
     };
+    lines.extend(account_lines(&upstream));
     let config = resolve(&mut sources, upstream);
     let problems = sources.problems;
     Report { outcome: if problems.is_empty() { config } else { Err(problems) }, lines }
@@ -143,6 +144,22 @@ fn line(setting: &Setting, (value, at): (String, String)) -> String {
         value => value,
     };
     format!("{} = {value}  [{at}]", setting.key)
+}
+
+fn account_lines(upstream: &Upstream) -> Vec<String> {
+    let accounts = match upstream {
+        Upstream::Sandbox(_) => return vec![format!("account {}, of the sandbox", sandbox::ACCOUNT_SID)],
+        Upstream::Twilio(accounts) => accounts,
+    };
+    let line = |(at, account): (usize, &Account)| {
+        let Account { id, v1_url, v2_url, credentials } = account;
+        let default = if at == 0 { " (default)" } else { "" };
+        format!(
+            "account {id}{default}: signs in as {}, secret ***; v1 {v1_url} v2 {v2_url}",
+            credentials.user()
+        )
+    };
+    accounts.iter().enumerate().map(line).collect()
 }
 
 fn sandbox_settings(sources: &mut Sources<'_>, faults: &[String]) -> sandbox::Settings {

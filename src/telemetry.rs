@@ -1,9 +1,11 @@
-//! Log lines: JSON where a program reads them, text where a person does.
+//! Log lines: JSON where a program reads them, text where a person does. Never with PII, whatever the filter.
 
 use std::io::IsTerminal as _;
+use std::panic::PanicHookInfo;
 use std::str::FromStr;
 
-use tracing_subscriber::filter::EnvFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{Layer as _, fmt};
@@ -64,5 +66,20 @@ pub fn init(settings: &LogSettings) -> Result<(), TryInitError> {
     } else {
         lines.with_ansi(is_terminal).boxed()
     };
-    tracing_subscriber::registry().with(lines.with_filter(EnvFilter::new(&settings.filter))).try_init()
+    let filter = EnvFilter::new(&settings.filter).and(filter_fn(holds_no_pii));
+    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// Below a warning, the libraries write headers, URLs and frames as they are.
+fn holds_no_pii(metadata: &Metadata<'_>) -> bool {
+    metadata.target().starts_with(env!("CARGO_CRATE_NAME")) || *metadata.level() <= Level::WARN
+}
+
+/// A message that was formatted may hold a value of a request; a literal may not.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let location = panic.location().map(tracing::field::display);
+    let message = panic.payload().downcast_ref::<&'static str>().unwrap_or(&"(formatted, not shown)");
+    tracing::error!(location, "a bug: panicked: {message}");
 }

@@ -76,6 +76,11 @@ impl Credentials {
         Self { user: user.into(), password: password.into() }
     }
 
+    /// The part that is no secret: an account SID, or an API key's SID.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
     /// The secret part, for keys that are derived from it.
     pub fn secret(&self) -> &str {
         &self.password

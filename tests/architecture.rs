@@ -1,5 +1,7 @@
 //! The rules of ARCHITECTURE.md that the compiler cannot hold in one crate: who may use whom, and which crate is whose.
 
+#![allow(clippy::unwrap_used)] // in helpers: clippy spares the tests themselves only
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

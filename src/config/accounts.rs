@@ -17,9 +17,11 @@ struct Raw {
     at: String,
     names: [&'static str; 4],
     values: [Option<String>; 4],
-    v1_url: Option<Url>,
-    v2_url: Option<Url>,
+    urls: Urls,
 }
+
+/// The base URLs of v1 and v2; `None` where one is wrong, which is a problem already.
+type Urls = (Option<Url>, Option<Url>);
 
 const ENV: [&str; 4] = ["TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_API_KEY", "TWILIO_API_SECRET"];
 const FILE: [&str; 4] = ["account_sid", "auth_token", "api_key", "api_secret"];
@@ -27,28 +29,19 @@ const FILE_URLS: [&str; 3] = ["url", "v1_url", "v2_url"];
 
 /// All accounts, the default one first.
 pub(super) fn read(sources: &mut Sources<'_>) -> Vec<Account> {
-    let Some((v1_url, v2_url)) = common_urls(sources) else {
-        return Vec::new();
-    };
-    let mut accounts = Vec::new();
+    let common = common_urls(sources);
+    let mut raws = Vec::new();
     let values = ENV.map(|name| sources.env(name));
     if values.iter().any(Option::is_some) {
-        let raw = Raw {
-            at: String::new(),
-            names: ENV,
-            values,
-            v1_url: Some(v1_url.clone()),
-            v2_url: Some(v2_url.clone()),
-        };
-        accounts.extend(account(sources, raw));
+        raws.push(Raw { at: String::new(), names: ENV, values, urls: common.clone() });
     }
     for (at, table) in std::mem::take(&mut sources.accounts).into_iter().enumerate() {
-        let raw = from_table(sources, format!("accounts[{at}]."), &table, (&v1_url, &v2_url));
-        accounts.extend(account(sources, raw));
+        raws.push(from_table(sources, format!("accounts[{at}]."), &table, &common));
     }
-    if accounts.is_empty() && sources.problems.is_empty() {
+    if raws.is_empty() {
         sources.problem("accounts", NONE);
     }
+    let mut accounts: Vec<Account> = raws.into_iter().filter_map(|raw| account(sources, raw)).collect();
     refuse_duplicates(sources, &accounts);
     default_first(sources, &mut accounts);
     accounts
@@ -73,7 +66,7 @@ fn default_first(sources: &mut Sources<'_>, accounts: &mut [Account]) {
     }
 }
 
-fn from_table(sources: &mut Sources<'_>, at: String, table: &toml::Table, (v1, v2): (&Url, &Url)) -> Raw {
+fn from_table(sources: &mut Sources<'_>, at: String, table: &toml::Table, common: &Urls) -> Raw {
     for name in table.keys() {
         if !FILE.contains(&name.as_str()) && !FILE_URLS.contains(&name.as_str()) {
             sources.problem(
@@ -92,16 +85,17 @@ fn from_table(sources: &mut Sources<'_>, at: String, table: &toml::Table, (v1, v
     };
     let values = FILE.map(&mut text);
     let [url, v1_url, v2_url] = FILE_URLS.map(text);
-    let mut own = |name: &str, own: Option<String>, common: &Url| match own.or_else(|| url.clone()) {
-        None => Some(common.clone()),
+    let mut own = |name: &str, own: Option<String>, common: &Option<Url>| match own.or_else(|| url.clone()) {
+        None => common.clone(),
         Some(text) => checked_url(sources, &format!("{at}{name}"), &text),
     };
-    let (v1_url, v2_url) = (own("v1_url", v1_url, v1), own("v2_url", v2_url, v2));
-    Raw { at, names: FILE, values, v1_url, v2_url }
+    let urls = (own("v1_url", v1_url, &common.0), own("v2_url", v2_url, &common.1));
+    Raw { at, names: FILE, values, urls }
 }
 
 fn account(sources: &mut Sources<'_>, raw: Raw) -> Option<Account> {
-    let Raw { at, names: [sid_name, token_name, key_name, secret_name], values, v1_url, v2_url } = raw;
+    let Raw { at, names: [sid_name, token_name, key_name, secret_name], values, urls: (v1_url, v2_url) } =
+        raw;
     let [sid, token, key, secret] = values;
     let id = match sid {
         Some(sid) => AccountId::parse(&sid).ok_or("must be `AC` and 32 hex digits"),
@@ -130,7 +124,7 @@ fn account(sources: &mut Sources<'_>, raw: Raw) -> Option<Account> {
 }
 
 /// The base URLs of accounts that have none of their own.
-fn common_urls(sources: &mut Sources<'_>) -> Option<(Url, Url)> {
+fn common_urls(sources: &mut Sources<'_>) -> Urls {
     let own = |sources: &mut Sources<'_>, key: &str| {
         let text = sources.optional(key, |text| Ok::<_, String>(text.to_owned()));
         text.map(|text| checked_url(sources, key, &text))
@@ -143,7 +137,7 @@ fn common_urls(sources: &mut Sources<'_>) -> Option<(Url, Url)> {
     };
     let v1_url = own(sources, "upstream.v1_url").unwrap_or_else(|| common.clone());
     let v2_url = own(sources, "upstream.v2_url").unwrap_or(common);
-    v1_url.zip(v2_url)
+    (v1_url, v2_url)
 }
 
 /// Twilio's hosts: product, edge, region. An edge alone means the region us1.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, timeout_at};
@@ -87,6 +87,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if !is_grpc(request.headers()) {
+            return Box::pin(std::future::ready(Ok(not_grpc())));
+        }
         let limits = Limits::of(request.headers(), self.layer.longest);
         request.extensions_mut().insert(limits.deadline);
         let path = request.uri().path().trim_start_matches('/');
@@ -114,6 +117,19 @@ where
         };
         Box::pin(answered.instrument(span))
     }
+}
+
+/// tonic would serve any content type.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    content_type.is_some_and(|text| text.starts_with("application/grpc"))
+}
+
+/// As the gRPC protocol asks for: a client that does not speak it could not read a gRPC status.
+fn not_grpc() -> Response<tonic::body::Body> {
+    let mut response = Response::new(tonic::body::Body::empty());
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response
 }
 
 /// A call that has not ended yet. Its end is noted once; dropped before that, the caller went away.
