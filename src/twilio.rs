@@ -4,26 +4,26 @@
 //! documented keys are sent. `v1` and `v2` keep their wire structs to themselves and convert straight to and from the
 //! contract's messages.
 
+mod account;
 mod error;
 mod http;
 mod v1;
 mod v2;
+mod wire;
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt;
 use std::time::Duration;
 
-use ::http::HeaderValue;
-use base64::Engine as _;
-use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use sha2::{Digest as _, Sha256};
+use ::http::{HeaderValue, Method};
 use tokio::time::Instant;
 use url::Url;
 
+pub use account::{Account, Credentials};
 pub use error::{Broken, Cause, Error, NOT_FOUND, Operation, Problem, THROTTLED};
 
-use crate::ids::{AccountId, ApiVersion, Conversation, Field, ParticipantKey};
-use crate::proto::{Channel, Message as _, Participant, ParticipantType};
+use crate::ids::{AccountId, ApiVersion, Conversation, Field, ParticipantKey, Segment, Violation};
+use crate::proto::Participant;
+use http::Request;
 
 /// Twilio's largest page of participants.
 pub fn max_page_size(version: ApiVersion) -> u32 {
@@ -48,56 +48,6 @@ pub struct Settings {
     pub max_retries: u32,
     /// A longer answer is refused.
     pub max_response_bytes: usize,
-}
-
-/// An account: where it lives and how the gateway proves itself.
-#[derive(Clone, Debug)]
-pub struct Account {
-    /// The account.
-    pub id: AccountId,
-    /// The base URL of the v1 API.
-    pub v1_url: Url,
-    /// The base URL of the v2 API.
-    pub v2_url: Url,
-    /// What Basic authentication sends.
-    pub credentials: Credentials,
-}
-
-/// User and password of Basic authentication: account SID and auth token, or API key and its secret.
-#[derive(Clone)]
-pub struct Credentials {
-    user: String,
-    password: String,
-}
-
-impl Credentials {
-    /// The parts must be what a header can hold once joined and encoded, which any text is.
-    pub fn new(user: impl Into<String>, password: impl Into<String>) -> Self {
-        Self { user: user.into(), password: password.into() }
-    }
-
-    /// The part that is no secret: an account SID, or an API key's SID.
-    pub fn user(&self) -> &str {
-        &self.user
-    }
-
-    /// The secret part, for keys that are derived from it.
-    pub fn secret(&self) -> &str {
-        &self.password
-    }
-
-    fn authorization(&self) -> Result<HeaderValue, ::http::header::InvalidHeaderValue> {
-        let encoded = BASE64_STANDARD.encode(format!("{}:{}", self.user, self.password));
-        let mut value = HeaderValue::try_from(format!("Basic {encoded}"))?;
-        value.set_sensitive(true);
-        Ok(value)
-    }
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }
 
 /// How long a request may take.
@@ -163,16 +113,6 @@ struct Endpoint {
     v2_url: Url,
 }
 
-impl Endpoint {
-    /// Every conversation was parsed against the configured accounts.
-    fn url(&self, version: ApiVersion) -> &Url {
-        match version {
-            ApiVersion::V1 => &self.v1_url,
-            ApiVersion::V2 => &self.v2_url,
-        }
-    }
-}
-
 /// The client could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -210,10 +150,7 @@ impl Twilio {
 
     /// Reads one participant.
     pub async fn fetch(&self, key: &ParticipantKey, budget: Budget) -> Result<Participant, Error> {
-        match key.conversation.version {
-            ApiVersion::V1 => v1::fetch(&self.target(&key.conversation)?, key, budget).await,
-            ApiVersion::V2 => v2::fetch(&self.target(&key.conversation)?, key, budget).await,
-        }
+        self.participant(self.request(Operation::Fetch, &key.conversation, Some(&key.id), budget)?).await
     }
 
     /// Reads one page; `size` is at most [`max_page_size`].
@@ -224,9 +161,16 @@ impl Twilio {
         cursor: &Cursor,
         budget: Budget,
     ) -> Result<Page, Error> {
+        let mut request = self.request(Operation::List, conversation, None, budget)?;
+        let query = match conversation.version {
+            ApiVersion::V1 => v1::page_query(size, cursor),
+            ApiVersion::V2 => v2::page_query(size, cursor),
+        };
+        request.url.query_pairs_mut().extend_pairs(query);
+        let response = self.http.send(request).await?;
         match conversation.version {
-            ApiVersion::V1 => v1::list(&self.target(conversation)?, conversation, size, cursor, budget).await,
-            ApiVersion::V2 => v2::list(&self.target(conversation)?, conversation, size, cursor, budget).await,
+            ApiVersion::V1 => v1::page(&response),
+            ApiVersion::V2 => v2::page(&response),
         }
     }
 
@@ -237,10 +181,13 @@ impl Twilio {
         create: &Create,
         budget: Budget,
     ) -> Result<Participant, Error> {
-        match conversation.version {
-            ApiVersion::V1 => v1::create(&self.target(conversation)?, conversation, create, budget).await,
-            ApiVersion::V2 => v2::create(&self.target(conversation)?, conversation, create, budget).await,
-        }
+        let mut request = self.request(Operation::Create, conversation, None, budget)?;
+        request.webhook_enabled = create.webhook_enabled;
+        request.body = Some(match conversation.version {
+            ApiVersion::V1 => v1::create_body(&create.participant),
+            ApiVersion::V2 => v2::create_body(&create.participant),
+        });
+        self.participant(request).await
     }
 
     /// Whether an update has to know what is there: v2 writes the whole, v1 compares addresses part by part.
@@ -278,10 +225,10 @@ impl Twilio {
         prepared: Prepared,
         budget: Budget,
     ) -> Result<Participant, Error> {
-        match key.conversation.version {
-            ApiVersion::V1 => v1::update(&self.target(&key.conversation)?, key, prepared, budget).await,
-            ApiVersion::V2 => v2::update(&self.target(&key.conversation)?, key, prepared, budget).await,
-        }
+        let mut request = self.request(Operation::Update, &key.conversation, Some(&key.id), budget)?;
+        request.webhook_enabled = prepared.webhook_enabled;
+        request.body = prepared.body;
+        self.participant(request).await
     }
 
     /// Removes a participant of a v1 conversation; v2 has no such request. The key must hold a SID, not an identity.
@@ -291,20 +238,58 @@ impl Twilio {
         webhook_enabled: Option<bool>,
         budget: Budget,
     ) -> Result<(), Error> {
-        v1::delete(&self.target(&key.conversation)?, key, webhook_enabled, budget).await
+        let mut request = self.request(Operation::Delete, &key.conversation, Some(&key.id), budget)?;
+        request.webhook_enabled = webhook_enabled;
+        self.http.send(request).await.map(|_| ())
     }
 
-    fn target<'a>(&'a self, conversation: &Conversation) -> Result<Target<'a>, Error> {
-        let endpoint = self.accounts.get(&conversation.account).ok_or_else(|| Error {
-            operation: Operation::Fetch,
-            version: conversation.version,
-            cause: Cause::Unsupported(vec![crate::ids::Violation::new(
-                "conversation.account_id",
-                "is not an account of this gateway",
-            )]),
-        })?;
-        Ok(Target { http: &self.http, endpoint })
+    async fn participant(&self, request: Request) -> Result<Participant, Error> {
+        let response = self.http.send(request).await?;
+        match response.version {
+            ApiVersion::V1 => v1::participant(&response),
+            ApiVersion::V2 => v2::participant(&response),
+        }
     }
+
+    fn request(
+        &self,
+        operation: Operation,
+        conversation: &Conversation,
+        participant: Option<&Segment>,
+        budget: Budget,
+    ) -> Result<Request, Error> {
+        let version = conversation.version;
+        let route = match version {
+            ApiVersion::V1 => v1::route(conversation, participant),
+            ApiVersion::V2 => v2::route(conversation, participant),
+        };
+        let method = match (operation, version) {
+            (Operation::Fetch | Operation::List, _) => Method::GET,
+            (Operation::Create, _) | (Operation::Update, ApiVersion::V1) => Method::POST,
+            (Operation::Update, ApiVersion::V2) => Method::PUT,
+            (Operation::Delete, _) => Method::DELETE,
+        };
+        let unsupported =
+            |violation| Error { operation, version, cause: Cause::Unsupported(vec![violation]) };
+        let endpoint = self.accounts.get(&conversation.account).ok_or_else(|| {
+            unsupported(Violation::new("conversation.account_id", "is not an account of this gateway"))
+        })?;
+        let base = match version {
+            ApiVersion::V1 => &endpoint.v1_url,
+            ApiVersion::V2 => &endpoint.v2_url,
+        };
+        let url = http::url(base, &route.segments).map_err(unsupported)?;
+        let authorization = endpoint.authorization.clone();
+        Ok(Request::new((operation, version), (method, url), route.template, authorization, budget))
+    }
+}
+
+/// Where a request goes.
+struct Route<'a> {
+    /// The path's segments, not encoded.
+    segments: Vec<&'a str>,
+    /// The path with placeholders.
+    template: &'static str,
 }
 
 /// An update that only has to be sent.
@@ -319,63 +304,4 @@ impl Prepared {
     pub fn is_no_change(&self) -> bool {
         self.body.is_none()
     }
-}
-
-/// Where the requests of one account go.
-struct Target<'a> {
-    http: &'a http::Http,
-    endpoint: &'a Endpoint,
-}
-
-/// The contract's word for Twilio's: the same without the prefix, in either case; a word that is not known is OTHER.
-fn channel(word: Option<&str>) -> Channel {
-    match word.map(str::to_ascii_uppercase).as_deref() {
-        None | Some("") => Channel::Unspecified,
-        Some("OTHER" | "UNSPECIFIED") => Channel::Other,
-        Some(word) => Channel::from_str_name(&format!("CHANNEL_{word}")).unwrap_or(Channel::Other),
-    }
-}
-
-/// As [`channel`], for the type of a participant.
-fn participant_type(word: Option<&str>) -> ParticipantType {
-    match word.map(str::to_ascii_uppercase).as_deref() {
-        None | Some("") => ParticipantType::Unspecified,
-        Some("OTHER" | "UNSPECIFIED") => ParticipantType::Other,
-        Some(word) => ParticipantType::from_str_name(&format!("PARTICIPANT_TYPE_{word}"))
-            .unwrap_or(ParticipantType::Other),
-    }
-}
-
-/// A hash of the content. `service_id` and `url` are left out: they tell the way to the participant, and the same
-/// participant read on another way has the same etag.
-fn with_etag(participant: Participant) -> Participant {
-    let Participant { service_id, url, .. } = participant.clone();
-    let content = Participant { service_id: String::new(), url: String::new(), ..participant };
-    let digest = Sha256::digest(content.encode_to_vec());
-    let etag = BASE64_URL_SAFE_NO_PAD.encode(&digest[..16]);
-    Participant { service_id, url, etag, ..content }
-}
-
-/// RFC 3339, as both APIs spell time: `Z` or an offset, with up to nine digits of fraction.
-fn timestamp(text: &str) -> Option<prost_types::Timestamp> {
-    // A date alone parses too, and so does a time without an offset; which moment they mean would be a guess.
-    let sign = text.len().checked_sub(6).and_then(|at| text.as_bytes().get(at));
-    let has_offset = text.ends_with(['Z', 'z']) || matches!(sign, Some(b'+' | b'-'));
-    let timestamp: prost_types::Timestamp = text.parse().ok()?;
-    (text.contains(':') && has_offset && is_in_range(&timestamp)).then_some(timestamp)
-}
-
-/// The years 1 to 9999, which is what `google.protobuf.Timestamp` may hold.
-fn is_in_range(timestamp: &prost_types::Timestamp) -> bool {
-    (-62_135_596_800..=253_402_300_799).contains(&timestamp.seconds)
-        && (0..1_000_000_000).contains(&timestamp.nanos)
-}
-
-fn optional_timestamp<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<prost_types::Timestamp>, D::Error> {
-    let text: Option<String> = serde::Deserialize::deserialize(deserializer)?;
-    let parse =
-        |text: String| timestamp(&text).ok_or_else(|| serde::de::Error::custom("not an RFC 3339 time"));
-    text.map(parse).transpose()
 }

@@ -95,7 +95,7 @@ fn modules_used(code: &str) -> BTreeSet<String> {
                         '}' if depth == 0 => break,
                         '}' => depth -= 1,
                         _ if depth == 0 && group[..at].trim_end().is_empty() => {
-                            used.extend(word(&group[at..]))
+                            used.extend(word(&group[at..]));
                         }
                         ',' if depth == 0 => used.extend(word(group[at + 1..].trim_start())),
                         _ => {}

@@ -86,7 +86,7 @@ impl Request {
 /// A successful answer, read to its end.
 pub(super) struct Response {
     operation: Operation,
-    version: ApiVersion,
+    pub(super) version: ApiVersion,
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,

@@ -1,91 +1,29 @@
 //! Conversations v2 (Conversation Orchestrator): camelCase JSON both ways, PUT as update, no delete.
 
-use http::Method;
 use serde::{Deserialize, Serialize};
 
-use super::error::{Error, Operation};
-use super::http::{Body, Request, Response, url};
-use super::{Budget, Create, Cursor, Page, Prepared, Target, Update};
-use super::{Cause, channel, optional_timestamp, participant_type, with_etag};
-use crate::ids::{ApiVersion, Conversation, Field, ParticipantKey, Violation};
+use super::error::Error;
+use super::http::{Body, Response};
+use super::wire::{channel, optional_timestamp, participant_type, with_etag};
+use super::{Cursor, Page, Route, Update};
+use crate::ids::{Conversation, Field, Segment, Violation};
 use crate::proto::{self, Channel, ParticipantType};
 
 const ITEM: &str = "/v2/Conversations/{conversationId}/Participants/{id}";
 const COLLECTION: &str = "/v2/Conversations/{conversationId}/Participants";
 
-pub(super) async fn fetch(
-    target: &Target<'_>,
-    key: &ParticipantKey,
-    budget: Budget,
-) -> Result<proto::Participant, Error> {
-    let request = request(target, Operation::Fetch, Method::GET, &key.conversation, Some(key), budget)?;
-    decode(&target.http.send(request).await?)
-}
-
-pub(super) async fn list(
-    target: &Target<'_>,
-    conversation: &Conversation,
-    size: u32,
-    cursor: &Cursor,
-    budget: Budget,
-) -> Result<Page, Error> {
-    let mut request = request(target, Operation::List, Method::GET, conversation, None, budget)?;
-    request.url.query_pairs_mut().append_pair("pageSize", &size.to_string());
-    if !cursor.token.is_empty() {
-        request.url.query_pairs_mut().append_pair("pageToken", &cursor.token);
-    }
-    let Envelope { participants, meta } = target.http.send(request).await?.json()?;
-    let Meta { previous_token, next_token } = meta.unwrap_or_default();
-    let cursor = |token: Option<String>| {
-        token.filter(|token| !token.is_empty()).map(|token| Cursor { page: String::new(), token })
-    };
-    Ok(Page {
-        participants: participants.unwrap_or_default().into_iter().map(Participant::into_proto).collect(),
-        next: cursor(next_token),
-        previous: cursor(previous_token),
-    })
-}
-
-pub(super) async fn create(
-    target: &Target<'_>,
-    conversation: &Conversation,
-    create: &Create,
-    budget: Budget,
-) -> Result<proto::Participant, Error> {
-    let mut request = request(target, Operation::Create, Method::POST, conversation, None, budget)?;
-    request.body = Some(json(&create.participant));
-    decode(&target.http.send(request).await?)
-}
-
-pub(super) async fn update(
-    target: &Target<'_>,
-    key: &ParticipantKey,
-    prepared: Prepared,
-    budget: Budget,
-) -> Result<proto::Participant, Error> {
-    let mut request = request(target, Operation::Update, Method::PUT, &key.conversation, Some(key), budget)?;
-    request.body = prepared.body;
-    decode(&target.http.send(request).await?)
-}
-
-fn request(
-    target: &Target<'_>,
-    operation: Operation,
-    method: Method,
-    conversation: &Conversation,
-    key: Option<&ParticipantKey>,
-    budget: Budget,
-) -> Result<Request, Error> {
+pub(super) fn route<'a>(conversation: &'a Conversation, participant: Option<&'a Segment>) -> Route<'a> {
     let mut segments = vec!["v2", "Conversations", conversation.id.as_str(), "Participants"];
-    segments.extend(key.map(|key| key.id.as_str()));
-    let template = if key.is_some() { ITEM } else { COLLECTION };
-    let url = url(target.endpoint.url(ApiVersion::V2), &segments).map_err(|violation| Error {
-        operation,
-        version: ApiVersion::V2,
-        cause: Cause::Unsupported(vec![violation]),
-    })?;
-    let authorization = target.endpoint.authorization.clone();
-    Ok(Request::new((operation, ApiVersion::V2), (method, url), template, authorization, budget))
+    segments.extend(participant.map(Segment::as_str));
+    Route { segments, template: if participant.is_some() { ITEM } else { COLLECTION } }
+}
+
+pub(super) fn page_query(size: u32, cursor: &Cursor) -> Vec<(&'static str, String)> {
+    let mut query = vec![("pageSize", size.to_string())];
+    if !cursor.token.is_empty() {
+        query.push(("pageToken", cursor.token.clone()));
+    }
+    query
 }
 
 // === Reading
@@ -128,8 +66,21 @@ struct Meta {
     next_token: Option<String>,
 }
 
-fn decode(response: &Response) -> Result<proto::Participant, Error> {
+pub(super) fn participant(response: &Response) -> Result<proto::Participant, Error> {
     response.json().map(Participant::into_proto)
+}
+
+pub(super) fn page(response: &Response) -> Result<Page, Error> {
+    let Envelope { participants, meta } = response.json()?;
+    let Meta { previous_token, next_token } = meta.unwrap_or_default();
+    let cursor = |token: Option<String>| {
+        token.filter(|token| !token.is_empty()).map(|token| Cursor { page: String::new(), token })
+    };
+    Ok(Page {
+        participants: participants.unwrap_or_default().into_iter().map(Participant::into_proto).collect(),
+        next: cursor(next_token),
+        previous: cursor(previous_token),
+    })
 }
 
 impl Participant {
@@ -207,7 +158,7 @@ struct WrittenAddress<'a> {
     channel_id: &'a str,
 }
 
-fn json(participant: &proto::Participant) -> Body {
+pub(super) fn create_body(participant: &proto::Participant) -> Body {
     let written = Written {
         name: &participant.display_name,
         r#type: match participant.r#type() {
@@ -264,5 +215,5 @@ pub(super) fn update_body(
             | Field::UpdateTime => {}
         }
     }
-    Ok(Some(json(&merged)))
+    Ok(Some(create_body(&merged)))
 }

@@ -8,7 +8,8 @@ use super::NULL;
 use crate::proto::{self, Address, Channel};
 use crate::twilio::error::Error;
 use crate::twilio::http::Response;
-use crate::twilio::{Cursor, Page, channel, optional_timestamp, timestamp, with_etag};
+use crate::twilio::wire::{channel, optional_timestamp, timestamp, with_etag};
+use crate::twilio::{Cursor, Page};
 
 #[derive(Deserialize)]
 struct Participant {
@@ -54,11 +55,11 @@ struct Meta {
     next_page_url: Option<String>,
 }
 
-pub(super) fn decode(response: &Response) -> Result<proto::Participant, Error> {
+pub(in crate::twilio) fn participant(response: &Response) -> Result<proto::Participant, Error> {
     response.json().map(Participant::into_proto)
 }
 
-pub(super) fn page(response: &Response) -> Result<Page, Error> {
+pub(in crate::twilio) fn page(response: &Response) -> Result<Page, Error> {
     let Envelope { participants, meta: Meta { page, previous_page_url, next_page_url } } = response.json()?;
     let cursor = |url: Option<String>, key: &str| match url.as_deref() {
         None | Some("") => Ok(None),

@@ -10,7 +10,7 @@ use crate::twilio::http::Body;
 
 type Form = Vec<(&'static str, String)>;
 
-pub(super) fn form(pairs: &Form) -> Body {
+fn form(pairs: &Form) -> Body {
     let encoded = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
     Body::Form(encoded.into())
 }
@@ -21,7 +21,12 @@ fn split(addresses: &[Address]) -> (Option<&Address>, Option<&Address>) {
     (addresses.iter().find(is_chat), addresses.iter().find(|address| !is_chat(address)))
 }
 
-pub(super) fn create_form(participant: &proto::Participant) -> Form {
+/// The form of a create: what is set.
+pub(in crate::twilio) fn create_body(participant: &proto::Participant) -> Body {
+    form(&create_form(participant))
+}
+
+fn create_form(participant: &proto::Participant) -> Form {
     let (chat, binding) = split(&participant.addresses);
     let text = |text: &String| (!text.is_empty()).then(|| text.clone());
     let part = |part: fn(&Address) -> &String| binding.map(part).and_then(text);

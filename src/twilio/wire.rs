@@ -1,0 +1,60 @@
+//! What both wires share: Twilio's words, times, and the hash of the content.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+
+use crate::proto::{Channel, Message as _, Participant, ParticipantType};
+
+/// The contract's word for Twilio's: the same without the prefix, in either case; a word that is not known is OTHER.
+pub(super) fn channel(word: Option<&str>) -> Channel {
+    match word.map(str::to_ascii_uppercase).as_deref() {
+        None | Some("") => Channel::Unspecified,
+        Some("OTHER" | "UNSPECIFIED") => Channel::Other,
+        Some(word) => Channel::from_str_name(&format!("CHANNEL_{word}")).unwrap_or(Channel::Other),
+    }
+}
+
+/// As [`channel`], for the type of a participant.
+pub(super) fn participant_type(word: Option<&str>) -> ParticipantType {
+    match word.map(str::to_ascii_uppercase).as_deref() {
+        None | Some("") => ParticipantType::Unspecified,
+        Some("OTHER" | "UNSPECIFIED") => ParticipantType::Other,
+        Some(word) => ParticipantType::from_str_name(&format!("PARTICIPANT_TYPE_{word}"))
+            .unwrap_or(ParticipantType::Other),
+    }
+}
+
+/// A hash of the content. `service_id` and `url` are left out: they tell the way to the participant, and the same
+/// participant read on another way has the same etag.
+pub(super) fn with_etag(participant: Participant) -> Participant {
+    let Participant { service_id, url, .. } = participant.clone();
+    let content = Participant { service_id: String::new(), url: String::new(), ..participant };
+    let digest = Sha256::digest(content.encode_to_vec());
+    let etag = BASE64_URL_SAFE_NO_PAD.encode(&digest[..16]);
+    Participant { service_id, url, etag, ..content }
+}
+
+/// RFC 3339, as both APIs spell time: `Z` or an offset, with up to nine digits of fraction.
+pub(super) fn timestamp(text: &str) -> Option<prost_types::Timestamp> {
+    // A date alone parses too, and so does a time without an offset; which moment they mean would be a guess.
+    let sign = text.len().checked_sub(6).and_then(|at| text.as_bytes().get(at));
+    let has_offset = text.ends_with(['Z', 'z']) || matches!(sign, Some(b'+' | b'-'));
+    let timestamp: prost_types::Timestamp = text.parse().ok()?;
+    (text.contains(':') && has_offset && is_in_range(&timestamp)).then_some(timestamp)
+}
+
+/// The years 1 to 9999, which is what `google.protobuf.Timestamp` may hold.
+fn is_in_range(timestamp: &prost_types::Timestamp) -> bool {
+    (-62_135_596_800..=253_402_300_799).contains(&timestamp.seconds)
+        && (0..1_000_000_000).contains(&timestamp.nanos)
+}
+
+pub(super) fn optional_timestamp<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<prost_types::Timestamp>, D::Error> {
+    let text: Option<String> = serde::Deserialize::deserialize(deserializer)?;
+    let parse =
+        |text: String| timestamp(&text).ok_or_else(|| serde::de::Error::custom("not an RFC 3339 time"));
+    text.map(parse).transpose()
+}
