@@ -4,6 +4,7 @@ mod addresses;
 mod attributes;
 mod mask;
 mod participant;
+mod text;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

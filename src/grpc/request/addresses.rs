@@ -4,7 +4,7 @@ use crate::ids::{ApiVersion, Violation};
 use crate::proto::{Address, Channel};
 
 use super::Check;
-use super::participant::{text, word};
+use super::text::{text, word};
 
 /// "Conversations limits": identity, address and proxy address, 256 characters.
 const MAX_V1_CHARS: usize = 256;
@@ -121,11 +121,8 @@ impl Entry<'_> {
                 self.refuse(field, "must not be `null`; to clear it, leave it empty");
             }
         }
-        let is_other = channel == Channel::Other;
-        if let Err(description) = word(word_of(channel), upstream_channel, is_other) {
-            if channel != Channel::Unspecified {
-                self.refuse("upstream_channel", &description);
-            }
+        if let Err(description) = word(word_of(channel), upstream_channel, channel == Channel::Other) {
+            self.refuse("upstream_channel", &description);
         } else if !address.is_empty() && !agrees(channel, upstream_channel, address) {
             let text = "disagrees with the address's prefix (`whatsapp:`, `rcs:`, `messenger:`, or none for SMS), \
                         which tells v1 the channel";

@@ -2,6 +2,7 @@
 
 use prost_types::Timestamp;
 
+use super::text::{text, word};
 use super::{Check, addresses, attributes};
 use crate::ids::{ApiVersion, Field, is_sid, is_v2_id};
 use crate::proto::{Participant, ParticipantType};
@@ -97,17 +98,6 @@ pub(super) fn value(check: &mut Check, field: Field, participant: &Participant, 
     }
 }
 
-/// Text of a bounded length without control characters, which have no business in a name, an identity or an address.
-pub(super) fn text(text: &str, max_chars: usize) -> Result<(), String> {
-    if text.chars().any(char::is_control) {
-        Err("must not hold control characters".into())
-    } else if text.chars().count() > max_chars {
-        Err(format!("must not be longer than {max_chars} characters"))
-    } else {
-        Ok(())
-    }
-}
-
 fn participant_type(check: &mut Check, participant: &Participant) {
     let Ok(kind) = ParticipantType::try_from(participant.r#type) else {
         check.refuse("participant.type", "is no type that this gateway knows");
@@ -119,19 +109,6 @@ fn participant_type(check: &mut Check, participant: &Participant) {
         kind == ParticipantType::Other,
     );
     check.take("participant.upstream_type", result);
-}
-
-/// Twilio's own word beside the contract's: required beside OTHER, else it must agree. `known` is the contract's word.
-pub(super) fn word(known: &str, upstream: &str, is_other: bool) -> Result<(), String> {
-    if upstream.bytes().any(|b| !b.is_ascii_alphanumeric() && b != b'_') || upstream.len() > 64 {
-        Err("must be letters, digits and `_`, at most 64".into())
-    } else if is_other && upstream.is_empty() {
-        Err("is required with OTHER: it is the word that is sent".into())
-    } else if is_other || upstream.is_empty() || upstream.eq_ignore_ascii_case(known) {
-        Ok(())
-    } else {
-        Err(format!("disagrees with {known}; leave it empty, or use OTHER"))
-    }
 }
 
 fn time(check: &mut Check, name: &str, time: Option<&Timestamp>) {
