@@ -1,1 +1,606 @@
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsString;
+use std::io::Write as _;
+
 use super::*;
+
+const SID: &str = "AC11111111111111111111111111111111";
+const OTHER_SID: &str = "AC22222222222222222222222222222222";
+const TOKEN: &str = "planted-auth-token";
+const ACCOUNT: [(&str, &str); 2] = [("TWILIO_ACCOUNT_SID", SID), ("TWILIO_AUTH_TOKEN", TOKEN)];
+
+fn parsed(args: &[&str], env: &[(&str, &str)]) -> Result<Command, Exit> {
+    let env: HashMap<&str, &str> = env.iter().copied().collect();
+    let args = ["participant-gateway"].iter().chain(args).map(OsString::from);
+    parse(args, &|name| env.get(name).map(|value| (*value).to_owned()))
+}
+
+/// `serve` with these flags and variables.
+fn report(flags: &[&str], env: &[(&str, &str)]) -> Report {
+    let args: Vec<&str> = ["serve"].iter().chain(flags).copied().collect();
+    match parsed(&args, env) {
+        Ok(Command::Serve(report)) => report,
+        other => panic!("these are arguments of serve: {other:?}"),
+    }
+}
+
+/// With an account, these flags and variables: a configuration.
+fn config(flags: &[&str], env: &[(&str, &str)]) -> Config {
+    report(flags, &[&ACCOUNT, env].concat()).outcome.expect("the configuration is valid")
+}
+
+fn problems(flags: &[&str], env: &[(&str, &str)]) -> Vec<String> {
+    let problems = report(flags, env).outcome.expect_err("the configuration is wrong");
+    assert!(!problems.is_empty(), "it is refused without a word");
+    problems.iter().map(ToString::to_string).collect()
+}
+
+/// What is wrong with these, beside an account that is right.
+fn problems_beside_an_account(flags: &[&str], env: &[(&str, &str)]) -> Vec<String> {
+    problems(flags, &[&ACCOUNT, env].concat())
+}
+
+fn accounts(config: &Config) -> &[Account] {
+    match &config.upstream {
+        Upstream::Twilio(accounts) => accounts,
+        Upstream::Sandbox(_) => panic!("the upstream is Twilio"),
+    }
+}
+
+/// A configuration file, which lives as long as the value.
+struct File(tempfile::NamedTempFile);
+
+impl File {
+    fn new(text: &str) -> Self {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        Self(file)
+    }
+
+    fn path(&self) -> &str {
+        self.0.path().to_str().unwrap()
+    }
+}
+
+/// That each of these has a problem which names it and says what is legal, and that there are no others.
+#[track_caller]
+fn assert_problems(problems: &[String], expected: &[(&str, &str)]) {
+    for (name, legal) in expected {
+        assert!(
+            problems.iter().any(|problem| problem.contains(name) && problem.contains(legal)),
+            "none of {problems:#?} names {name} and says {legal:?}"
+        );
+    }
+    assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+}
+
+#[test]
+fn an_account_is_all_that_has_to_be_set() {
+    let config = config(&[], &[]);
+    assert_eq!(config.grpc_listen.to_string(), "127.0.0.1:50051");
+    assert_eq!(config.admin_listen.to_string(), "127.0.0.1:9464");
+    assert_eq!(config.ready_file, None);
+    assert_eq!(
+        (config.drain.delay, config.drain.timeout),
+        (Duration::from_secs(5), Duration::from_secs(20))
+    );
+    assert_eq!(config.call_timeout, Duration::from_secs(30));
+    assert_eq!((config.log.filter.as_str(), config.log.format), ("info", LogFormat::Auto));
+    let [account] = accounts(&config) else { panic!("there is one account") };
+    assert_eq!(account.id.as_str(), SID);
+    assert_eq!(account.v1_url.as_str(), "https://conversations.twilio.com/");
+    assert_eq!(account.v2_url, account.v1_url);
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_that_over_the_file_and_that_over_the_default() {
+    let file = File::new("drain.delay = \"1s\"\n");
+    let path = file.path();
+    let variable = ("GATEWAY_DRAIN_DELAY", "2s");
+    for (flags, env, expected) in [
+        (vec!["--config", path, "--drain-delay", "3s"], vec![variable], 3),
+        (vec!["--config", path], vec![variable], 2),
+        (vec!["--config", path], vec![], 1),
+        (vec![], vec![], 5),
+    ] {
+        assert_eq!(config(&flags, &env).drain.delay, Duration::from_secs(expected), "{flags:?} {env:?}");
+    }
+}
+
+#[test]
+fn the_file_is_named_by_flag_or_variable_and_the_flag_wins() {
+    let (by_flag, by_variable) = (File::new("cache.ttl = \"1s\""), File::new("cache.ttl = \"2s\""));
+    let variable = [("GATEWAY_CONFIG", by_variable.path())];
+    assert_eq!(config(&[], &variable).cache.ttl, Duration::from_secs(2));
+    assert_eq!(config(&["--config", by_flag.path()], &variable).cache.ttl, Duration::from_secs(1));
+    assert_eq!(config(&[], &[("GATEWAY_CONFIG", "")]).cache.ttl, Duration::from_secs(60));
+}
+
+#[test]
+fn a_key_of_the_file_may_stand_in_a_table_and_hold_a_number() {
+    let file = File::new("[cache]\nmax_bytes = 4096\nttl = \"3s\"\n[upstream]\nmax_retries = 0\n");
+    let config = config(&["--config", file.path()], &[]);
+    assert_eq!((config.cache.max_bytes, config.cache.ttl), (4096, Duration::from_secs(3)));
+    assert_eq!(config.twilio.max_retries, 0);
+}
+
+/// What a deployment template leaves empty is not set: it is neither an error nor a zero.
+#[test]
+fn an_empty_value_is_none_wherever_it_stands() {
+    let file = File::new("limits.call_timeout = \"\"\ngrpc.listen = \"\"\n");
+    let config = config(
+        &["--config", file.path(), "--admin-listen", ""],
+        &[("GATEWAY_CACHE_TTL", ""), ("GATEWAY_GRPC_LISTEN", "")],
+    );
+    assert_eq!(config.call_timeout, Duration::from_secs(30));
+    assert_eq!(config.cache.ttl, Duration::from_secs(60));
+    assert_eq!(config.grpc_listen.to_string(), "127.0.0.1:50051");
+    assert_eq!(config.admin_listen.to_string(), "127.0.0.1:9464");
+}
+
+#[test]
+fn all_problems_are_told_at_once_each_with_its_place_and_what_is_legal() {
+    let file = File::new("upstream.max_retries = 11\ndrain.timeout = \"soon\"\nnonsense = 1\n");
+    let problems = problems(
+        &["--config", file.path(), "--grpc-listen", "localhost", "--drain-delay=2 fortnights"],
+        &[
+            ("GATEWAY_ADMIN_LISTEN", "9464"),
+            ("GATEWAY_CACHE_TTL", "-1s"),
+            ("GATEWAY_UPSTREAM_ATTEMPT_TIMEOUT", "0s"),
+            ("GATEWAY_UPSTREAM_MAX_RESPONSE_BYTES", "1"),
+            ("GATEWAY_LOG_FORMAT", "xml"),
+            ("GATEWAY_LOG_FILTER", "a=b=c"),
+            ("GATEWAY_PAGE_TOKEN_KEY", "short"),
+            ("GATEWAY_UPSTREAM_V1_URL", "ftp://twilio"),
+            ("GATEWAY_UPSTREAM_ALLOW_INSECURE", "perhaps"),
+            ("TWILIO_ACCOUNT_SID", "AC1"),
+            ("TWILIO_AUTH_TOKEN", TOKEN),
+        ],
+    );
+    assert_problems(
+        &problems,
+        &[
+            ("nonsense", "no setting"),
+            ("upstream.max_retries", "0 to 10"),
+            ("drain.timeout", "duration"),
+            ("--grpc-listen", "address:port"),
+            ("--drain-delay", "duration"),
+            ("GATEWAY_ADMIN_LISTEN", "address:port"),
+            ("GATEWAY_CACHE_TTL", "duration"),
+            ("GATEWAY_UPSTREAM_ATTEMPT_TIMEOUT", "above 0"),
+            ("GATEWAY_UPSTREAM_MAX_RESPONSE_BYTES", "1024"),
+            ("GATEWAY_LOG_FORMAT", "auto, json or text"),
+            ("GATEWAY_LOG_FILTER", "level"),
+            ("GATEWAY_PAGE_TOKEN_KEY", "16 characters"),
+            ("GATEWAY_UPSTREAM_V1_URL", "https://"),
+            ("GATEWAY_UPSTREAM_ALLOW_INSECURE", "true or false"),
+            ("TWILIO_ACCOUNT_SID", "32 hex digits"),
+        ],
+    );
+}
+
+#[test]
+fn a_bad_address_does_not_hide_what_else_is_wrong() {
+    let problems =
+        problems_beside_an_account(&["--grpc-listen=nowhere"], &[("GATEWAY_LIMITS_CALL_TIMEOUT", "never")]);
+    assert_problems(
+        &problems,
+        &[("--grpc-listen", "address:port"), ("GATEWAY_LIMITS_CALL_TIMEOUT", "duration")],
+    );
+}
+
+#[test]
+fn a_setting_is_checked_with_the_sandbox_too() {
+    let env = [("GATEWAY_UPSTREAM_ALLOW_INSECURE", "perhaps"), ("GATEWAY_CACHE_TTL", "x")];
+    assert_problems(
+        &problems(&["--sandbox"], &env),
+        &[("GATEWAY_UPSTREAM_ALLOW_INSECURE", "true or false"), ("GATEWAY_CACHE_TTL", "duration")],
+    );
+}
+
+#[test]
+fn the_ends_of_a_range_are_legal_and_what_lies_beyond_is_not() {
+    for (variable, legal, illegal) in [
+        ("GATEWAY_UPSTREAM_MAX_RETRIES", vec!["0", "10"], vec!["-1", "11", "two", "1.5"]),
+        ("GATEWAY_UPSTREAM_MAX_RESPONSE_BYTES", vec!["1024", "1073741824"], vec!["1023", "1073741825"]),
+        ("GATEWAY_CACHE_TTL", vec!["0s", "1day"], vec!["1day 1s", "5", "∞"]),
+        ("GATEWAY_LIMITS_CALL_TIMEOUT", vec!["1ns", "1day"], vec!["0s", "2days"]),
+        ("GATEWAY_PAGE_TOKEN_KEY", vec!["0123456789abcdef"], vec!["0123456789abcde"]),
+        ("GATEWAY_LOG_FORMAT", vec!["auto", "json", "text"], vec!["JSON"]),
+        ("GATEWAY_GRPC_LISTEN", vec!["[::1]:0", "0.0.0.0:0"], vec!["::1", "127.0.0.1:65536", ":50051"]),
+    ] {
+        for value in legal {
+            config(&[], &[(variable, value)]);
+        }
+        for value in illegal {
+            let problems = problems_beside_an_account(&[], &[(variable, value)]);
+            assert_problems(&problems, &[(variable, "must be")]);
+        }
+    }
+}
+
+#[test]
+fn an_unknown_key_of_the_file_is_named() {
+    for (text, key) in [
+        ("cache.tttl = \"1s\"", "cache.tttl"),
+        ("[grpc]\nlisten = \"127.0.0.1:1\"\nport = 5", "grpc.port"),
+        ("[typo]", "typo"),
+        ("accounts = 3", "accounts"),
+        ("default_account = 3", "default_account"),
+        ("accounts = [\"AC1\"]", "accounts"),
+    ] {
+        let file = File::new(text);
+        let problems = problems_beside_an_account(&["--config", file.path()], &[]);
+        assert_problems(&problems, &[(key, file.path())]);
+    }
+}
+
+#[test]
+fn a_value_of_another_type_is_named() {
+    for value in ["1.5", "[1]", "{ seconds = 1 }", "1979-05-27"] {
+        let file = File::new(&format!("cache.ttl = {value}"));
+        let problems = problems_beside_an_account(&["--config", file.path()], &[]);
+        assert_problems(&problems, &[("cache.ttl", "string")]);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let missing = tempfile::tempdir().unwrap().path().join("none.toml");
+    let problems = problems_beside_an_account(&["--config", missing.to_str().unwrap()], &[]);
+    assert_problems(&problems, &[(missing.to_str().unwrap(), "cannot be read")]);
+}
+
+#[test]
+fn bad_toml_is_told_without_the_text_of_its_line() {
+    for text in [
+        "page_token_key = planted-page-token-key",
+        "page_token_key = \"planted-page-token-key",
+        "[[accounts]]\nauth_token = 'planted-page-token-key\n",
+        "planted-page-token-key",
+        "page_token_key = \"planted-page-token-key\"\npage_token_key = \"planted-page-token-key\"",
+    ] {
+        let file = File::new(text);
+        let problems = problems_beside_an_account(&["--config", file.path()], &[]);
+        assert_problems(&problems, &[(file.path(), "TOML")]);
+        assert!(!problems[0].contains("planted"), "{problems:?}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_a_usage_error() {
+    for args in [
+        &["serve", "--no-such-flag"][..],
+        &["serve", "--drain-delay"],
+        &["serve", "stray"],
+        &["serve", "--sandbox=yes"],
+        &["sandbox", "--grpc-listen=127.0.0.1:0"],
+        &["no-such-command"],
+        &[],
+    ] {
+        let exit = parsed(args, &ACCOUNT).expect_err("the command line is wrong");
+        assert!(exit.is_usage_error, "{args:?}");
+    }
+    for args in [&["--help"][..], &["--version"], &["serve", "--help"], &["sandbox", "--help"]] {
+        let exit = parsed(args, &[]).expect_err("it asks for nothing to be run");
+        assert!(!exit.is_usage_error, "{args:?}");
+    }
+}
+
+#[test]
+fn without_an_account_the_variables_are_named() {
+    let problems = problems(&[], &[]);
+    assert_problems(&problems, &[("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN")]);
+    assert!(problems[0].contains("TWILIO_API_KEY") && problems[0].contains("--sandbox"), "{problems:?}");
+}
+
+#[test]
+fn half_an_account_tells_the_other_half() {
+    let (sid, token) = (("TWILIO_ACCOUNT_SID", SID), ("TWILIO_AUTH_TOKEN", TOKEN));
+    let (key, secret) = (("TWILIO_API_KEY", "SK1"), ("TWILIO_API_SECRET", "planted-api-secret"));
+    for (env, missing) in [
+        (vec![sid], "TWILIO_AUTH_TOKEN"),
+        (vec![token], "TWILIO_ACCOUNT_SID"),
+        (vec![sid, key], "TWILIO_API_SECRET"),
+        (vec![sid, secret], "TWILIO_API_KEY"),
+        (vec![sid, token, key], "TWILIO_API_SECRET"),
+        (vec![key, secret], "TWILIO_ACCOUNT_SID"),
+    ] {
+        assert_problems(&problems(&[], &env), &[(missing, "is required")]);
+    }
+}
+
+#[test]
+fn an_api_key_is_preferred_to_the_auth_token() {
+    let key = [("TWILIO_API_KEY", "SK1"), ("TWILIO_API_SECRET", "planted-api-secret")];
+    for (env, secret) in [
+        ([&ACCOUNT[..], &key].concat(), "planted-api-secret"),
+        ([&ACCOUNT[..1], &key].concat(), "planted-api-secret"),
+        (ACCOUNT.to_vec(), TOKEN),
+    ] {
+        let config = report(&[], &env).outcome.unwrap();
+        assert_eq!(accounts(&config)[0].credentials.secret(), secret);
+    }
+}
+
+#[test]
+fn edge_and_region_choose_the_host() {
+    let (edge, region) = (("TWILIO_EDGE", "dublin"), ("TWILIO_REGION", "ie1"));
+    for (env, host) in [
+        (vec![], "conversations.twilio.com"),
+        (vec![edge], "conversations.dublin.us1.twilio.com"),
+        (vec![region], "conversations.ie1.twilio.com"),
+        (vec![edge, region], "conversations.dublin.ie1.twilio.com"),
+        (vec![edge, region, ("GATEWAY_UPSTREAM_URL", "https://proxy.example")], "proxy.example"),
+    ] {
+        let config = config(&[], &env);
+        let [account] = accounts(&config) else { panic!("there is one account") };
+        assert_eq!((account.v1_url.host_str(), account.v2_url.host_str()), (Some(host), Some(host)));
+    }
+}
+
+#[test]
+fn an_edge_that_would_change_the_host_is_refused() {
+    for value in ["evil.example/", "evil.example#", "a@evil.example", "evil.example?"] {
+        for name in ["TWILIO_EDGE", "TWILIO_REGION"] {
+            let problems = problems_beside_an_account(&[], &[(name, value)]);
+            assert_problems(&problems, &[(name, "must")]);
+        }
+    }
+}
+
+#[test]
+fn v1_and_v2_may_be_apart() {
+    let config = config(
+        &["--upstream-url=https://both.example/base"],
+        &[("GATEWAY_UPSTREAM_V2_URL", "https://v2.example")],
+    );
+    let [account] = accounts(&config) else { panic!("there is one account") };
+    assert_eq!(account.v1_url.as_str(), "https://both.example/base");
+    assert_eq!(account.v2_url.as_str(), "https://v2.example/");
+}
+
+#[test]
+fn plain_http_is_for_loopback_unless_it_is_allowed() {
+    for url in ["http://127.0.0.1:8080", "http://localhost:8080", "http://[::1]:8080", "https://twilio.example"] {
+        config(&["--upstream-url", url], &[]);
+    }
+    for url in ["http://twilio.example", "http://10.0.0.1", "http://localhost.example", "http://127.0.0.1.example"] {
+        let problems = problems_beside_an_account(&["--upstream-url", url], &[]);
+        assert_problems(&problems, &[("--upstream-url", "--allow-insecure-upstream")]);
+        config(&["--upstream-url", url, "--allow-insecure-upstream"], &[]);
+        config(&["--upstream-url", url], &[("GATEWAY_UPSTREAM_ALLOW_INSECURE", "true")]);
+        let file = File::new(&format!("[[accounts]]\naccount_sid = \"{SID}\"\nauth_token = \"t\"\nurl = \"{url}\""));
+        let problems = problems(&["--config", file.path()], &[]);
+        assert!(problems.iter().all(|problem| problem.contains("accounts[0].")), "{problems:?}");
+    }
+}
+
+#[test]
+fn an_upstream_that_is_no_bare_url_is_refused() {
+    for url in [
+        "twilio.example",
+        "ftp://twilio.example",
+        "https://",
+        "https://user@twilio.example",
+        "https://twilio.example/?a=b",
+        "https://twilio.example/#a",
+    ] {
+        let problems = problems_beside_an_account(&["--upstream-url", url], &[]);
+        assert_problems(&problems, &[("--upstream-url", "must")]);
+    }
+}
+
+fn two_accounts(rest: &str) -> File {
+    File::new(&format!(
+        "{rest}\n[[accounts]]\naccount_sid = \"{SID}\"\nauth_token = \"one\"\n\
+         [[accounts]]\naccount_sid = \"{OTHER_SID}\"\napi_key = \"SK2\"\napi_secret = \"two\"\n\
+         v2_url = \"https://v2.example\"\n"
+    ))
+}
+
+fn sids(config: &Config) -> Vec<&str> {
+    accounts(config).iter().map(|account| account.id.as_str()).collect()
+}
+
+#[test]
+fn the_first_account_is_the_default_unless_another_is_named() {
+    let file = two_accounts("");
+    let first = report(&["--config", file.path()], &[]).outcome.unwrap();
+    assert_eq!(sids(&first), [SID, OTHER_SID]);
+    assert_eq!(accounts(&first)[1].v1_url.as_str(), "https://conversations.twilio.com/");
+    assert_eq!(accounts(&first)[1].v2_url.as_str(), "https://v2.example/");
+    assert_eq!(accounts(&first)[1].credentials.secret(), "two");
+
+    let file = two_accounts(&format!("default_account = \"{OTHER_SID}\""));
+    let named = report(&["--config", file.path()], &[]).outcome.unwrap();
+    assert_eq!(sids(&named), [OTHER_SID, SID]);
+}
+
+#[test]
+fn the_environments_account_comes_before_the_files() {
+    let third = "AC33333333333333333333333333333333";
+    let file = two_accounts("");
+    let env = [("TWILIO_ACCOUNT_SID", third), ("TWILIO_AUTH_TOKEN", TOKEN)];
+    let config = report(&["--config", file.path()], &env).outcome.unwrap();
+    assert_eq!(sids(&config), [third, SID, OTHER_SID]);
+}
+
+#[test]
+fn a_wrong_list_of_accounts_is_refused() {
+    let stranger = two_accounts("default_account = \"AC99999999999999999999999999999999\"");
+    assert_problems(&problems(&["--config", stranger.path()], &[]), &[("default_account", "one of the accounts")]);
+
+    // The environment's account stands in the file, too.
+    let twice = two_accounts("");
+    let problems_of_twice = problems_beside_an_account(&["--config", twice.path()], &[]);
+    assert_problems(&problems_of_twice, &[("accounts", "twice")]);
+    assert!(problems_of_twice[0].contains(SID), "{problems_of_twice:?}");
+
+    let file = File::new("[[accounts]]\naccount_sid = \"AC1\"\ntoken = \"planted\"\nauth_token = 7\napi_key = \"SK1\"\n");
+    let problems = problems(&["--config", file.path()], &[]);
+    assert_problems(
+        &problems,
+        &[
+            ("accounts[0].account_sid", "32 hex digits"),
+            ("accounts[0].token", "auth_token"),
+            ("accounts[0].auth_token", "string"),
+            ("accounts[0].api_secret", "required"),
+        ],
+    );
+}
+
+#[test]
+fn the_sandbox_needs_no_account_and_is_never_chosen_by_itself() {
+    assert!(matches!(report(&["--sandbox"], &[]).outcome.unwrap().upstream, Upstream::Sandbox(_)));
+    assert!(matches!(config(&[], &[]).upstream, Upstream::Twilio(_)));
+}
+
+#[test]
+fn the_sandbox_is_the_upstream_and_no_other_is() {
+    let by_flag = problems(&["--sandbox", "--upstream-url", "http://127.0.0.1:1"], &[]);
+    assert_problems(&by_flag, &[("--upstream-url", "--sandbox")]);
+    let by_variable = problems(&["--sandbox"], &[("GATEWAY_UPSTREAM_V2_URL", "http://127.0.0.1:1")]);
+    assert_problems(&by_variable, &[("GATEWAY_UPSTREAM_V2_URL", "--sandbox")]);
+}
+
+#[test]
+fn the_sandboxs_faults_are_read_and_refused_by_name() {
+    let fault = ["--sandbox", "--sandbox-fault", "status=503,times=2", "--sandbox-fault", "latency=200ms,api=v2"];
+    let Upstream::Sandbox(settings) = report(&fault, &[]).outcome.unwrap().upstream else {
+        panic!("the upstream is the sandbox");
+    };
+    assert_eq!((settings.faults[0].status, settings.faults[0].times), (Some(503), Some(2)));
+    assert_eq!(settings.faults[1].latency_ms, 200);
+
+    let wrong = ["--sandbox", "--sandbox-fault=status", "--sandbox-fault=colour=red", "--sandbox-fault=times=1"];
+    assert_problems(
+        &problems(&wrong, &[]),
+        &[("--sandbox-fault", "key=value"), ("--sandbox-fault", "colour"), ("--sandbox-fault", "does nothing")],
+    );
+    let alone = problems_beside_an_account(&["--sandbox-fault=status=503"], &[]);
+    assert_problems(&alone, &[("--sandbox-fault", "without --sandbox")]);
+}
+
+#[test]
+fn the_sandbox_alone_is_told_where_to_listen_and_what_to_break() {
+    let alone = |args: &[&str]| match parsed(args, &[]) {
+        Ok(Command::Sandbox(settings)) => settings,
+        other => panic!("these are arguments of sandbox: {other:?}"),
+    };
+    let settings = alone(&["sandbox", "--listen", "127.0.0.1:0", "--fault", "status=503"]).unwrap();
+    assert_eq!((settings.listen.to_string().as_str(), settings.faults.len()), ("127.0.0.1:0", 1));
+    let wrong = alone(&["sandbox", "--listen", "8080", "--fault", "colour=red"]).unwrap_err();
+    let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+    assert_problems(&wrong, &[("--listen", "address:port"), ("--fault", "colour")]);
+}
+
+#[test]
+fn no_secret_is_shown_anywhere() {
+    let file = File::new(&format!(
+        "[[accounts]]\naccount_sid = \"{OTHER_SID}\"\napi_key = \"SK2\"\napi_secret = \"planted-file-secret\"\n\
+         auth_token = \"planted-file-token\"\n"
+    ));
+    let secrets = [
+        ("TWILIO_API_KEY", "SK1"),
+        ("TWILIO_API_SECRET", "planted-api-secret"),
+        ("GATEWAY_PAGE_TOKEN_KEY", "planted-page-token-key"),
+    ];
+    let good = report(&["--config", file.path()], &[&ACCOUNT[..], &secrets].concat());
+    assert!(good.outcome.is_ok(), "{good:?}");
+    // The same where something is wrong, right beside them.
+    let bad_file = File::new("[[accounts]]\nauth_token = \"planted-file-token\"\napi_secret = \"planted-file-secret\"\n");
+    let wrong = [
+        ("TWILIO_AUTH_TOKEN", TOKEN),
+        ("TWILIO_API_SECRET", "planted-api-secret"),
+        ("GATEWAY_PAGE_TOKEN_KEY", "planted"),
+        ("GATEWAY_UPSTREAM_URL", "https://user:planted-password@twilio.example/?key=planted-query"),
+        ("GATEWAY_UPSTREAM_V1_URL", "https://planted-user@twilio.example"),
+    ];
+    let bad = report(&["--config", bad_file.path()], &wrong);
+    assert!(bad.outcome.is_err());
+    for report in [good, bad] {
+        let shown = format!("{report:?}\n{:?}\n{}", report.outcome, report.lines.join("\n"));
+        assert!(!shown.contains("planted"), "{shown}");
+    }
+}
+
+#[test]
+fn the_report_has_each_setting_with_its_value_and_where_that_stands() {
+    let file = File::new("drain.timeout = \"7s\"\n");
+    let report = report(
+        &["--config", file.path(), "--grpc-listen=127.0.0.1:0"],
+        &[ACCOUNT[0], ACCOUNT[1], ("GATEWAY_CACHE_TTL", "9s"), ("GATEWAY_PAGE_TOKEN_KEY", "planted-page-token-key")],
+    );
+    for setting in SETTINGS {
+        let begin = format!("{} = ", setting.key);
+        assert_eq!(report.lines.iter().filter(|line| line.starts_with(&begin)).count(), 1, "{}", setting.key);
+    }
+    for line in [
+        "drain.timeout = 7s  [drain.timeout in the file]",
+        "grpc.listen = 127.0.0.1:0  [--grpc-listen]",
+        "cache.ttl = 9s  [GATEWAY_CACHE_TTL]",
+        "page_token_key = ***  [GATEWAY_PAGE_TOKEN_KEY]",
+        "ready_file = (not set)  [default]",
+        "log.filter = info  [default]",
+    ] {
+        assert!(report.lines.iter().any(|reported| reported == line), "no {line:?} in {:#?}", report.lines);
+    }
+}
+
+/// Whoever checks a configuration wants to see which accounts the gateway would use, and where they live.
+#[test]
+fn the_report_has_each_account_without_its_secrets() {
+    let file = two_accounts("");
+    let report = report(&["--config", file.path()], &[("TWILIO_EDGE", "dublin")]);
+    let reported = report.lines.join("\n");
+    for text in [SID, OTHER_SID, "https://conversations.dublin.us1.twilio.com/", "https://v2.example/"] {
+        assert!(reported.contains(text), "no {text} in\n{reported}");
+    }
+}
+
+#[test]
+fn check_config_reads_what_serve_reads() {
+    let env = [&ACCOUNT[..], &[("GATEWAY_CACHE_TTL", "x")]].concat();
+    let Ok(Command::CheckConfig(checked)) = parsed(&["check-config", "--drain-delay=1s"], &env) else {
+        panic!("these are arguments of check-config");
+    };
+    let served = report(&["--drain-delay=1s"], &env);
+    assert_eq!(checked.lines, served.lines);
+    assert_eq!(checked.outcome.unwrap_err(), served.outcome.unwrap_err());
+}
+
+#[test]
+fn keys_variables_and_flags_are_each_the_settings_own() {
+    let mut names = BTreeSet::new();
+    for Setting { key, flag, env, default, help, .. } in SETTINGS {
+        assert!(names.insert(format!("key {key}")), "{key}");
+        assert!(names.insert(format!("variable {env}")), "{env}");
+        if let Some(flag) = flag {
+            assert!(names.insert(format!("flag {flag}")), "{flag}");
+        }
+        // The variable is the key, spelled as variables are; so one can be told from the other.
+        assert_eq!(*env, format!("GATEWAY_{}", key.replace('.', "_").to_uppercase()));
+        assert!(!help.is_empty() && !help.ends_with('.'), "{key}");
+        assert!(markdown().contains(&format!("| `{key}` | `{env}` |")) && !default.contains('|'), "{key}");
+    }
+    for flag in ["config", "sandbox", "sandbox-fault", "help", "version", "listen"] {
+        assert!(!names.contains(&format!("flag {flag}")), "{flag} is another thing's flag");
+    }
+}
+
+#[test]
+fn every_setting_can_be_set_by_variable_and_by_key() {
+    for setting in SETTINGS {
+        // A value that no setting but a path takes: whoever reads it complains, and so shows that it was read.
+        let wrong = "\u{1}";
+        if setting.key == "ready_file" {
+            continue;
+        }
+        let by_variable = problems_beside_an_account(&[], &[(setting.env, wrong)]);
+        assert!(by_variable.iter().all(|problem| problem.starts_with(setting.env)), "{by_variable:?}");
+        let file = File::new(&format!("{} = \"\\u0001\"", setting.key));
+        let by_key = problems_beside_an_account(&["--config", file.path()], &[]);
+        assert!(by_key.iter().all(|problem| problem.starts_with(setting.key)), "{by_key:?}");
+    }
+}
