@@ -366,13 +366,13 @@ fn plain_http_is_for_loopback_unless_it_is_allowed() {
         config(&["--upstream-url", url], &[]);
     }
     for url in ["http://twilio.example", "http://10.0.0.1", "http://localhost.example", "http://127.0.0.1.example"] {
-        let problems = problems_beside_an_account(&["--upstream-url", url], &[]);
-        assert_problems(&problems, &[("--upstream-url", "--allow-insecure-upstream")]);
+        let refused = problems_beside_an_account(&["--upstream-url", url], &[]);
+        assert_problems(&refused, &[("--upstream-url", "--allow-insecure-upstream")]);
         config(&["--upstream-url", url, "--allow-insecure-upstream"], &[]);
         config(&["--upstream-url", url], &[("GATEWAY_UPSTREAM_ALLOW_INSECURE", "true")]);
         let file = File::new(&format!("[[accounts]]\naccount_sid = \"{SID}\"\nauth_token = \"t\"\nurl = \"{url}\""));
-        let problems = problems(&["--config", file.path()], &[]);
-        assert!(problems.iter().all(|problem| problem.contains("accounts[0].")), "{problems:?}");
+        let refused = problems(&["--config", file.path()], &[]);
+        assert!(refused.iter().all(|problem| problem.contains("accounts[0].")), "{refused:?}");
     }
 }
 
