@@ -8,7 +8,7 @@ mod source;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -122,7 +122,7 @@ fn load(flags: Flags, env: Lookup<'_>) -> Report {
     let Flags { values, config, sandbox, faults } = flags;
     let file = config.or_else(|| env("GATEWAY_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from));
     let mut sources = Sources::new(values, env, file.as_deref());
-    let mut lines: Vec<String> = SETTINGS.iter().map(|setting| line(setting, sources.raw(setting))).collect();
+    let mut lines: Vec<_> = SETTINGS.iter().map(|setting| line(setting, sources.raw(setting))).collect();
     let upstream = if sandbox {
         Upstream::Sandbox(sandbox_settings(&mut sources, &faults))
     } else {
@@ -134,13 +134,15 @@ fn load(flags: Flags, env: Lookup<'_>) -> Report {
     lines.extend(account_lines(&upstream));
     let config = resolve(&mut sources, upstream);
     let problems = sources.problems;
-    Report { outcome: if problems.is_empty() { config } else { Err(problems) }, lines }
+    Report { outcome: if problems.is_empty() { Ok(config) } else { Err(problems) }, lines }
 }
 
 fn line(setting: &Setting, (value, at): (String, String)) -> String {
     let value = match value.as_str() {
         "" => "(not set)",
         _ if setting.is_secret => "***",
+        // No URL with a password is accepted, but it is reported before it is refused.
+        url if setting.key.ends_with("url") && url.contains(['@', '?', '#']) => "***",
         value => value,
     };
     format!("{} = {value}  [{at}]", setting.key)
@@ -148,48 +150,52 @@ fn line(setting: &Setting, (value, at): (String, String)) -> String {
 
 fn account_lines(upstream: &Upstream) -> Vec<String> {
     let accounts = match upstream {
-        Upstream::Sandbox(_) => return vec![format!("account {}, of the sandbox", sandbox::ACCOUNT_SID)],
+        Upstream::Sandbox(_) => return vec![format!("account {} = the sandbox's", sandbox::ACCOUNT_SID)],
         Upstream::Twilio(accounts) => accounts,
     };
     let line = |(at, account): (usize, &Account)| {
         let Account { id, v1_url, v2_url, credentials } = account;
         let default = if at == 0 { " (default)" } else { "" };
-        format!(
-            "account {id}{default}: signs in as {}, secret ***; v1 {v1_url} v2 {v2_url}",
-            credentials.user()
-        )
+        let user = credentials.user();
+        format!("account {id}{default} = v1 at {v1_url}, v2 at {v2_url}, signs in as {user} with ***")
     };
     accounts.iter().enumerate().map(line).collect()
 }
 
 fn sandbox_settings(sources: &mut Sources<'_>, faults: &[String]) -> sandbox::Settings {
     for key in ["upstream.url", "upstream.v1_url", "upstream.v2_url"] {
-        if sources.is_set(key) {
-            sources.problem(key, "cannot be set with --sandbox, which is the upstream");
+        if let Some(place) = sources.place(key) {
+            sources.problem(place, "cannot be set with --sandbox, which is the upstream");
         }
     }
-    sandbox::Settings { faults: parse_faults(faults, &mut sources.problems), ..sandbox::Settings::default() }
+    sandbox::Settings {
+        faults: parse_faults("--sandbox-fault", faults, &mut sources.problems),
+        ..sandbox::Settings::default()
+    }
 }
 
-fn parse_faults(faults: &[String], problems: &mut Vec<Problem>) -> Vec<sandbox::Fault> {
+fn parse_faults(flag: &str, faults: &[String], problems: &mut Vec<Problem>) -> Vec<sandbox::Fault> {
     let mut parsed = Vec::new();
     for fault in faults {
         match fault.parse::<sandbox::Fault>() {
             Ok(fault) => parsed.push(fault),
-            Err(error) => problems.push(Problem { at: format!("fault {fault:?}"), text: error.to_string() }),
+            Err(error) => problems.push(Problem { at: format!("{flag} {fault:?}"), text: error.to_string() }),
         }
     }
     parsed
 }
 
-fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Result<Config, Vec<Problem>> {
+/// Stands in for an address that is wrong, so that the rest can be checked too.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
     let listen =
         |text: &str| text.parse::<SocketAddr>().map_err(|_| "must be address:port, such as 0.0.0.0:50051");
     let filter = sources.optional("log.filter", LogSettings::check_filter).unwrap_or_default();
     let format = sources.required("log.format", str::parse::<LogFormat>);
-    let config = Config {
-        grpc_listen: sources.optional("grpc.listen", listen).ok_or(Vec::new())?,
-        admin_listen: sources.optional("admin.listen", listen).ok_or(Vec::new())?,
+    Config {
+        grpc_listen: sources.optional("grpc.listen", listen).unwrap_or(NOWHERE),
+        admin_listen: sources.optional("admin.listen", listen).unwrap_or(NOWHERE),
         ready_file: sources.optional("ready_file", str::parse::<PathBuf>),
         upstream,
         twilio: twilio::Settings {
@@ -213,8 +219,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Result<Config, Vec<
             timeout: sources.required("drain.timeout", duration),
         },
         log: LogSettings { filter, format },
-    };
-    Ok(config)
+    }
 }
 
 const LONGEST: Duration = Duration::from_secs(24 * 3600);

@@ -17,31 +17,36 @@ struct Raw {
     at: String,
     names: [&'static str; 4],
     values: [Option<String>; 4],
-    urls: Urls,
+    v1_url: Option<Url>,
+    v2_url: Option<Url>,
 }
-
-/// The base URLs of v1 and v2; `None` where one is wrong, which is a problem already.
-type Urls = (Option<Url>, Option<Url>);
 
 const ENV: [&str; 4] = ["TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_API_KEY", "TWILIO_API_SECRET"];
 const FILE: [&str; 4] = ["account_sid", "auth_token", "api_key", "api_secret"];
 const FILE_URLS: [&str; 3] = ["url", "v1_url", "v2_url"];
 
+/// The base URLs of v1 and v2; `None` where one is wrong.
+type Urls = (Option<Url>, Option<Url>);
+
 /// All accounts, the default one first.
 pub(super) fn read(sources: &mut Sources<'_>) -> Vec<Account> {
     let common = common_urls(sources);
-    let mut raws = Vec::new();
+    let mut accounts = Vec::new();
     let values = ENV.map(|name| sources.env(name));
-    if values.iter().any(Option::is_some) {
-        raws.push(Raw { at: String::new(), names: ENV, values, urls: common.clone() });
-    }
-    for (at, table) in std::mem::take(&mut sources.accounts).into_iter().enumerate() {
-        raws.push(from_table(sources, format!("accounts[{at}]."), &table, &common));
-    }
-    if raws.is_empty() {
+    let tables = std::mem::take(&mut sources.accounts);
+    if values.iter().all(Option::is_none) && tables.is_empty() {
         sources.problem("accounts", NONE);
+        return accounts;
     }
-    let mut accounts: Vec<Account> = raws.into_iter().filter_map(|raw| account(sources, raw)).collect();
+    if values.iter().any(Option::is_some) {
+        let (v1_url, v2_url) = common.clone();
+        let raw = Raw { at: String::new(), names: ENV, values, v1_url, v2_url };
+        accounts.extend(account(sources, raw));
+    }
+    for (at, table) in tables.into_iter().enumerate() {
+        let raw = from_table(sources, format!("accounts[{at}]."), &table, &common);
+        accounts.extend(account(sources, raw));
+    }
     refuse_duplicates(sources, &accounts);
     default_first(sources, &mut accounts);
     accounts
@@ -66,7 +71,7 @@ fn default_first(sources: &mut Sources<'_>, accounts: &mut [Account]) {
     }
 }
 
-fn from_table(sources: &mut Sources<'_>, at: String, table: &toml::Table, common: &Urls) -> Raw {
+fn from_table(sources: &mut Sources<'_>, at: String, table: &toml::Table, (v1, v2): &Urls) -> Raw {
     for name in table.keys() {
         if !FILE.contains(&name.as_str()) && !FILE_URLS.contains(&name.as_str()) {
             sources.problem(
@@ -89,13 +94,12 @@ fn from_table(sources: &mut Sources<'_>, at: String, table: &toml::Table, common
         None => common.clone(),
         Some(text) => checked_url(sources, &format!("{at}{name}"), &text),
     };
-    let urls = (own("v1_url", v1_url, &common.0), own("v2_url", v2_url, &common.1));
-    Raw { at, names: FILE, values, urls }
+    let (v1_url, v2_url) = (own("v1_url", v1_url, v1), own("v2_url", v2_url, v2));
+    Raw { at, names: FILE, values, v1_url, v2_url }
 }
 
 fn account(sources: &mut Sources<'_>, raw: Raw) -> Option<Account> {
-    let Raw { at, names: [sid_name, token_name, key_name, secret_name], values, urls: (v1_url, v2_url) } =
-        raw;
+    let Raw { at, names: [sid_name, token_name, key_name, secret_name], values, v1_url, v2_url } = raw;
     let [sid, token, key, secret] = values;
     let id = match sid {
         Some(sid) => AccountId::parse(&sid).ok_or("must be `AC` and 32 hex digits"),
@@ -123,37 +127,46 @@ fn account(sources: &mut Sources<'_>, raw: Raw) -> Option<Account> {
     Some(Account { id: id?, credentials: credentials?, v1_url: v1_url?, v2_url: v2_url? })
 }
 
-/// The base URLs of accounts that have none of their own.
+/// The base URLs of accounts that have none of their own; one that is wrong is a problem, and none.
 fn common_urls(sources: &mut Sources<'_>) -> Urls {
-    let own = |sources: &mut Sources<'_>, key: &str| {
-        let text = sources.optional(key, |text| Ok::<_, String>(text.to_owned()));
-        text.map(|text| checked_url(sources, key, &text))
+    let mut own = |key: &str| {
+        let place = sources.place(key)?;
+        let text = sources.optional(key, |text| Ok::<_, String>(text.to_owned()))?;
+        Some(checked_url(sources, &place, &text))
     };
-    let common = if sources.is_set("upstream.url") {
-        own(sources, "upstream.url").flatten()
-    } else {
-        let host = host(sources.env("TWILIO_EDGE"), sources.env("TWILIO_REGION"));
+    let [common, v1_url, v2_url] = ["upstream.url", "upstream.v1_url", "upstream.v2_url"].map(&mut own);
+    let common = common.unwrap_or_else(|| {
+        let host = host(sources)?;
         checked_url(sources, "TWILIO_EDGE, TWILIO_REGION", &format!("https://{host}"))
-    };
-    let v1_url = own(sources, "upstream.v1_url").unwrap_or_else(|| common.clone());
-    let v2_url = own(sources, "upstream.v2_url").unwrap_or(common);
-    (v1_url, v2_url)
+    });
+    (v1_url.unwrap_or_else(|| common.clone()), v2_url.unwrap_or(common))
 }
 
 /// Twilio's hosts: product, edge, region. An edge alone means the region us1.
-fn host(edge: Option<String>, region: Option<String>) -> String {
-    match (edge, region) {
+fn host(sources: &mut Sources<'_>) -> Option<String> {
+    let mut are_labels = true;
+    let mut label = |name: &str| {
+        let label = sources.env(name)?;
+        // Anything else would end the host's name early, and send the credentials elsewhere.
+        if !label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            are_labels = false;
+            sources.problem(name, "must be letters, digits and hyphens, such as dublin or ie1");
+        }
+        Some(label)
+    };
+    let (edge, region) = (label("TWILIO_EDGE"), label("TWILIO_REGION"));
+    let host = match (edge, region) {
         (None, None) => "conversations.twilio.com".into(),
         (Some(edge), region) => {
             format!("conversations.{edge}.{}.twilio.com", region.as_deref().unwrap_or("us1"))
         }
         (None, Some(region)) => format!("conversations.{region}.twilio.com"),
-    }
+    };
+    are_labels.then_some(host)
 }
 
 fn checked_url(sources: &mut Sources<'_>, at: &str, text: &str) -> Option<Url> {
-    let insecure = sources.optional("upstream.allow_insecure", super::switch).unwrap_or_default();
-    match base_url(text, insecure) {
+    match base_url(text, sources.allow_insecure) {
         Ok(url) => Some(url),
         Err(error) => {
             sources.problem(at, error);

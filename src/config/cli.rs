@@ -118,7 +118,7 @@ fn faults(matches: &ArgMatches) -> Vec<String> {
 
 fn sandbox_alone(matches: &ArgMatches) -> Result<sandbox::Settings, Vec<Problem>> {
     let mut problems = Vec::new();
-    let faults = parse_faults(&faults(matches), &mut problems);
+    let faults = parse_faults("--fault", &faults(matches), &mut problems);
     let listen = matches.get_one::<String>("listen").map_or("", String::as_str).parse::<SocketAddr>();
     if listen.is_err() {
         problems.push(Problem {

@@ -14,6 +14,8 @@ pub(super) struct Sources<'a> {
     file: BTreeMap<String, String>,
     pub(super) accounts: Vec<toml::Table>,
     pub(super) default_account: Option<String>,
+    /// Whether an upstream may be plain http and not on loopback.
+    pub(super) allow_insecure: bool,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -25,11 +27,13 @@ impl<'a> Sources<'a> {
             file: BTreeMap::new(),
             accounts: Vec::new(),
             default_account: None,
+            allow_insecure: false,
             problems: Vec::new(),
         };
         if let Some(path) = file {
             sources.read(path);
         }
+        sources.allow_insecure = sources.required("upstream.allow_insecure", super::switch);
         sources
     }
 
@@ -41,22 +45,23 @@ impl<'a> Sources<'a> {
         (self.env)(name).filter(|value| !value.is_empty())
     }
 
-    /// The text of a setting, and where it stands.
+    /// The text of a setting, and where it stands. An empty text is none: deployment templates leave such behind.
     pub(super) fn raw(&self, setting: &Setting) -> (String, String) {
-        if let Some(value) = self.flags.get(setting.key) {
+        if let Some(value) = self.flags.get(setting.key).filter(|value| !value.is_empty()) {
             (value.clone(), format!("--{}", setting.flag.unwrap_or_default()))
         } else if let Some(value) = self.env(setting.env) {
             (value, setting.env.to_owned())
-        } else if let Some(value) = self.file.get(setting.key) {
+        } else if let Some(value) = self.file.get(setting.key).filter(|value| !value.is_empty()) {
             (value.clone(), format!("{} in the file", setting.key))
         } else {
             (setting.default.to_owned(), "default".to_owned())
         }
     }
 
-    /// Whether anything but the default sets it.
-    pub(super) fn is_set(&self, key: &str) -> bool {
-        SETTINGS.iter().any(|setting| setting.key == key && self.raw(setting).1 != "default")
+    /// Where anything but the default sets it.
+    pub(super) fn place(&self, key: &str) -> Option<String> {
+        let setting = SETTINGS.iter().find(|setting| setting.key == key)?;
+        Some(self.raw(setting).1).filter(|at| at != "default")
     }
 
     /// The parsed value; `None` where it is not set, and where it is wrong, which is then a problem.
@@ -106,7 +111,11 @@ impl<'a> Sources<'a> {
             match value {
                 toml::Value::Array(tables) if key == "accounts" => self.add_accounts(tables, at),
                 toml::Value::String(text) if key == "default_account" => self.default_account = Some(text),
-                toml::Value::Table(table) if !is_known => self.flatten(&format!("{key}."), table, at),
+                toml::Value::Table(table) if is_prefix(&format!("{key}.")) => {
+                    self.flatten(&format!("{key}."), table, at);
+                }
+                _ if key == "accounts" => self.problem(format!("{at}: {key}"), TABLES),
+                _ if key == "default_account" => self.problem(format!("{at}: {key}"), "must be a string"),
                 value if is_known => match scalar(value) {
                     Some(text) => {
                         self.file.insert(key, text);
@@ -129,10 +138,17 @@ impl<'a> Sources<'a> {
         for table in tables {
             match table {
                 toml::Value::Table(table) => self.accounts.push(table),
-                _ => self.problem(format!("{at}: accounts"), "must be tables, each as [[accounts]]"),
+                _ => self.problem(format!("{at}: accounts"), TABLES),
             }
         }
     }
+}
+
+const TABLES: &str = "must be tables, each as [[accounts]]";
+
+/// Whether settings stand below it.
+fn is_prefix(prefix: &str) -> bool {
+    SETTINGS.iter().any(|setting| setting.key.starts_with(prefix))
 }
 
 fn scalar(value: toml::Value) -> Option<String> {
