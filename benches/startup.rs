@@ -71,7 +71,13 @@ async fn round() -> Round {
 
 fn start(ready_file: &Path) -> Child {
     Command::new(env!("CARGO_BIN_EXE_participant-gateway"))
-        .args(["serve", "--sandbox", "--grpc-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--ready-file"])
+        .args([
+            "serve",
+            "--sandbox",
+            "--grpc-listen=127.0.0.1:0",
+            "--admin-listen=127.0.0.1:0",
+            "--ready-file",
+        ])
         .arg(ready_file)
         .stdout(Stdio::null())
         .stderr(Stdio::null())

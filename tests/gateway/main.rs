@@ -6,5 +6,6 @@ mod harness;
 
 mod cache;
 mod contract;
+mod deadlines;
 mod lists;
 mod writes;
