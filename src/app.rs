@@ -279,7 +279,8 @@ async fn bind(
     bound.await.map_err(|source| BuildError::Bind { what, flag, address, source })
 }
 
-async fn bind_sandbox(settings: sandbox::Settings) -> Result<Sandbox, BuildError> {
+/// Binds the sandbox; an error names the address and the flag that chooses it.
+pub async fn bind_sandbox(settings: sandbox::Settings) -> Result<Sandbox, BuildError> {
     let address = settings.listen;
     let bound = Sandbox::bind(settings).await;
     bound.map_err(|source| BuildError::Bind { what: "sandbox", flag: "--listen", address, source })

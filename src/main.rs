@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use participant_gateway::app::{App, Signals, Stop, greeting};
+use participant_gateway::app::{self, App, Signals, Stop, greeting};
 use participant_gateway::config::{self, Command, Config, Problem, Upstream};
 use participant_gateway::{sandbox, telemetry};
 use tokio::sync::oneshot;
@@ -58,7 +58,7 @@ async fn serve(config: Config) -> Outcome {
 
 async fn fake(settings: sandbox::Settings) -> Outcome {
     let mut signals = Signals::new()?;
-    let sandbox = sandbox::Sandbox::bind(settings).await?;
+    let sandbox = app::bind_sandbox(settings).await?;
     say(format!("The sandbox fakes Twilio at http://{}", sandbox.local_addr()));
     tokio::select! {
         () = sandbox.run(CancellationToken::new()) => {}
