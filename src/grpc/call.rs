@@ -166,7 +166,11 @@ impl Call {
         let info = status.get_details_error_info();
         let about = |key: &str| info.as_ref()?.metadata.get(key).map(String::as_str);
         let reason = info.as_ref().map(|info| info.reason.as_str());
-        let message = if reason.is_some() { status.message() } else { "refused by the gRPC layer" };
+        let message = match status.code() {
+            _ if reason.is_some() => status.message(),
+            Code::Cancelled => "the caller went away, or its connection was cut",
+            _ => "refused by the gRPC layer",
+        };
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
