@@ -1,0 +1,919 @@
+//! The process as its operator meets it: exit codes, what it prints and writes, and how it ends.
+
+#![allow(clippy::unwrap_used)] // in helpers: clippy spares the tests themselves only
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use participant_gateway::proto::participant_service_client::ParticipantServiceClient;
+use participant_gateway::proto::{Channel as Kind, *};
+use participant_gateway::sandbox::{self, Sandbox, V1_CONVERSATION};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+use tonic_types::StatusExt as _;
+
+/// Far longer than anything here takes: a test that waits for ever fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+const SERVICE: &str = "participant.v1.ParticipantService";
+const ALICE: &str = "MB00000000000000000000000000000001";
+
+type Client = ParticipantServiceClient<Channel>;
+
+fn gateway() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_participant-gateway"));
+    command.env_clear().stdin(Stdio::null());
+    command
+}
+
+/// Runs it to its end.
+fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
+    gateway().args(args).envs(env.iter().copied()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Lines as they come.
+struct Lines {
+    incoming: mpsc::UnboundedReceiver<String>,
+    all: Vec<String>,
+}
+
+impl Lines {
+    fn of(source: impl Read + Send + 'static) -> Self {
+        let (sender, incoming) = mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(source).lines().map_while(Result::ok) {
+                // A test that has ended reads no more.
+                let _ = sender.send(line);
+            }
+        });
+        Self { incoming, all: Vec::new() }
+    }
+
+    /// Reads on until a line that has this in it.
+    async fn until(&mut self, part: &str) -> String {
+        loop {
+            let line = timeout(PATIENCE, self.incoming.recv()).await;
+            match line.unwrap_or_else(|_| panic!("no line has {part:?}: {:#?}", self.all)) {
+                Some(line) => {
+                    self.all.push(line.clone());
+                    if line.contains(part) {
+                        return line;
+                    }
+                }
+                None => panic!("the process ended without a line that has {part:?}: {:#?}", self.all),
+            }
+        }
+    }
+
+    /// Reads to the end.
+    async fn rest(&mut self) -> &[String] {
+        while let Some(line) = timeout(PATIENCE, self.incoming.recv()).await.expect("the stream does not end")
+        {
+            self.all.push(line);
+        }
+        &self.all
+    }
+
+    /// Those of the process's own log lines that it wrote up to now, each a JSON object.
+    fn json(&self) -> Vec<Value> {
+        self.all
+            .iter()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")))
+            .collect()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Signal {
+    Terminate,
+    Interrupt,
+}
+
+/// A process of the test's own, killed with it.
+struct Process {
+    child: Child,
+    out: Lines,
+    err: Lines,
+    directory: TempDir,
+}
+
+impl Process {
+    /// `serve` on free ports.
+    fn serve(flags: &[&str], env: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let ready = directory.path().join("ready.json");
+        let mut command = gateway();
+        command.args(["serve", "--grpc-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]).args(flags);
+        command.arg("--ready-file").arg(ready).envs(env.iter().copied());
+        Self::spawn(command, directory)
+    }
+
+    fn spawn(mut command: Command, directory: TempDir) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (out, err) = (Lines::of(child.stdout.take().unwrap()), Lines::of(child.stderr.take().unwrap()));
+        Self { child, out, err, directory }
+    }
+
+    /// Waits until it serves, and tells where.
+    async fn ready(&mut self) -> Ready {
+        self.err.until("serving").await;
+        Ready::read(&self.directory.path().join("ready.json")).expect("it is written before the line")
+    }
+
+    fn signal(&self, signal: Signal) {
+        let name = if signal == Signal::Terminate { "-TERM" } else { "-INT" };
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for the end: the exit code.
+    async fn exit(&mut self) -> Option<i32> {
+        self.out.rest().await;
+        self.err.rest().await;
+        // The streams are closed, so there is next to nothing to wait for.
+        self.child.wait().unwrap().code()
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It has ended already, or is to end now.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Ready {
+    json: Value,
+    grpc: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Ready {
+    fn read(path: &Path) -> Option<Self> {
+        let json: Value =
+            serde_json::from_str(&std::fs::read_to_string(path).ok()?).expect("it is never half written");
+        let address = |key: &str| json[key].as_str().unwrap().parse().unwrap();
+        Some(Self { grpc: address("grpc"), admin: address("admin"), json })
+    }
+
+    async fn client(&self) -> Client {
+        ParticipantServiceClient::new(self.channel().await)
+    }
+
+    async fn channel(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.grpc)).unwrap().connect().await.unwrap()
+    }
+
+    async fn admin(&self, path: &str) -> u16 {
+        reqwest::get(format!("http://{}{path}", self.admin)).await.unwrap().status().as_u16()
+    }
+
+    fn embedded(&self) -> Control {
+        Control::new(self.json["sandbox"].as_str().unwrap())
+    }
+}
+
+/// The sandbox's control routes.
+#[derive(Clone)]
+struct Control(String);
+
+impl Control {
+    fn new(address: impl std::fmt::Display) -> Self {
+        Self(format!("http://{address}/_sandbox"))
+    }
+
+    async fn post(&self, route: &str, body: Value) {
+        let answer =
+            reqwest::Client::new().post(format!("{}/{route}", self.0)).json(&body).send().await.unwrap();
+        assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+    }
+
+    async fn get(&self, route: &str) -> Value {
+        reqwest::get(format!("{}/{route}", self.0)).await.unwrap().json().await.unwrap()
+    }
+
+    async fn fault(&self, fault: Value) {
+        self.post("faults", fault).await;
+    }
+
+    async fn held(&self, at_least: u32) {
+        timeout(PATIENCE, self.get(&format!("held?at_least={at_least}"))).await.expect("nothing is held");
+    }
+
+    async fn release(&self) {
+        self.post("release", json!({})).await;
+    }
+}
+
+/// A sandbox that outlives the process, which it is the upstream of.
+async fn lasting_sandbox() -> (String, Control, DropGuard) {
+    let fake = Sandbox::bind(sandbox::Settings::default()).await.unwrap();
+    let (address, end) = (fake.local_addr(), CancellationToken::new());
+    tokio::spawn(fake.run(end.clone()));
+    (format!("--upstream-url=http://{address}"), Control::new(address), end.drop_guard())
+}
+
+const ACCOUNT: [(&str, &str); 2] =
+    [("TWILIO_ACCOUNT_SID", sandbox::ACCOUNT_SID), ("TWILIO_AUTH_TOKEN", sandbox::AUTH_TOKEN)];
+
+fn conversation(id: &str) -> Option<ConversationRef> {
+    Some(ConversationRef { conversation_id: id.into(), ..Default::default() })
+}
+
+fn get(id: &str) -> GetParticipantRequest {
+    GetParticipantRequest {
+        conversation: conversation(V1_CONVERSATION),
+        participant_id: id.into(),
+        read_options: None,
+    }
+}
+
+fn get_fresh(id: &str) -> GetParticipantRequest {
+    GetParticipantRequest {
+        read_options: Some(ReadOptions { max_age: Some(prost_types::Duration::default()) }),
+        ..get(id)
+    }
+}
+
+fn update(attributes: &str) -> UpdateParticipantRequest {
+    UpdateParticipantRequest {
+        conversation: conversation(V1_CONVERSATION),
+        participant_id: ALICE.into(),
+        participant: Some(Participant { attributes: attributes.into(), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn create(identity: &str) -> CreateParticipantRequest {
+    let address = Address { channel: Kind::Chat.into(), address: identity.into(), ..Default::default() };
+    CreateParticipantRequest {
+        conversation: conversation(V1_CONVERSATION),
+        participant: Some(Participant { addresses: vec![address], ..Default::default() }),
+        webhook_enabled: None,
+    }
+}
+
+// === The command line
+
+#[test]
+fn without_credentials_it_exits_64_and_says_what_to_set() {
+    let output = run(&["serve"], &[]);
+    let told = text(&output.stderr);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(64), 0), "{told}");
+    for name in
+        ["TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_API_KEY", "TWILIO_API_SECRET", "--sandbox"]
+    {
+        assert!(told.contains(name), "{told}");
+    }
+}
+
+#[test]
+fn a_wrong_configuration_exits_64_with_one_line_a_problem() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gateway.toml");
+    std::fs::write(&file, "cache.tttl = \"1s\"\n").unwrap();
+    let args = ["serve", "--sandbox", "--drain-delay=soon", "--config", file.to_str().unwrap()];
+    let output = run(&args, &[("GATEWAY_CACHE_TTL", "-1s")]);
+    let told = text(&output.stderr);
+    assert_eq!((output.status.code(), told.lines().count()), (Some(64), 3), "{told}");
+    for name in ["cache.tttl", "--drain-delay", "GATEWAY_CACHE_TTL"] {
+        assert!(told.contains(name), "{told}");
+    }
+    let output = run(&["sandbox", "--listen=here"], &[]);
+    assert!(output.status.code() == Some(64) && text(&output.stderr).contains("--listen"), "{output:?}");
+}
+
+#[test]
+fn an_unknown_flag_or_command_exits_64() {
+    for (args, named) in [
+        (&["serve", "--no-such-flag"][..], "--no-such-flag"),
+        (&["no-such-command"], "no-such-command"),
+        (&["sandbox", "--sandbox"], "--sandbox"),
+        (&[], "serve"),
+    ] {
+        let output = run(args, &ACCOUNT);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(64), 0), "{output:?}");
+        assert!(text(&output.stderr).contains(named), "{output:?}");
+    }
+}
+
+#[test]
+fn help_exits_0_and_tells_every_flag() {
+    let output = run(&["serve", "--help"], &[]);
+    let told = text(&output.stdout);
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+    for setting in participant_gateway::config::SETTINGS {
+        let Some(flag) = setting.flag else { continue };
+        assert!(told.contains(&format!("--{flag}")) && told.contains(setting.env), "{flag}: {told}");
+    }
+    for args in [&["--help"][..], &["--version"], &["sandbox", "--help"], &["check-config", "--help"]] {
+        assert_eq!(run(args, &[]).status.code(), Some(0), "{args:?}");
+    }
+}
+
+#[test]
+fn check_config_reports_all_and_shows_no_secret() {
+    let secret = ("GATEWAY_PAGE_TOKEN_KEY", "planted-page-token-key");
+    let env =
+        [("TWILIO_ACCOUNT_SID", sandbox::ACCOUNT_SID), ("TWILIO_AUTH_TOKEN", "planted-auth-token"), secret];
+    let good = run(&["check-config", "--drain-delay=1s"], &env);
+    assert_eq!((good.status.code(), good.stderr.len()), (Some(0), 0), "{good:?}");
+    let bad = run(
+        &["check-config", "--drain-delay=soon"],
+        &[env[0], env[1], ("GATEWAY_PAGE_TOKEN_KEY", "planted")],
+    );
+    assert_eq!(bad.status.code(), Some(64), "{bad:?}");
+    for (output, delay) in [(&good, "1s"), (&bad, "soon")] {
+        let told = text(&output.stdout);
+        for setting in participant_gateway::config::SETTINGS {
+            assert!(
+                told.lines().any(|line| line.starts_with(setting.key)),
+                "{} is not in {told}",
+                setting.key
+            );
+        }
+        assert!(told.contains(&format!("drain.delay = {delay}  [--drain-delay]")), "{told}");
+        assert!(!format!("{told}{}", text(&output.stderr)).contains("planted"), "{output:?}");
+    }
+    let problems = text(&bad.stderr);
+    assert!(problems.contains("--drain-delay") && problems.contains("GATEWAY_PAGE_TOKEN_KEY"), "{problems}");
+}
+
+// === The start
+
+#[tokio::test]
+async fn the_ready_file_appears_whole_with_the_bound_addresses() {
+    let mut gateway = Process::serve(&["--sandbox"], &[]);
+    let path = gateway.directory.path().join("ready.json");
+    let patience = Instant::now() + PATIENCE;
+    // As a script does that waits for the name.
+    let ready = loop {
+        if let Some(ready) = Ready::read(&path) {
+            break ready;
+        }
+        assert!(Instant::now() < patience && gateway.is_running(), "it never appears");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    let keys: Vec<_> = ready.json.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["admin", "events", "grpc", "sandbox"]);
+    assert!(ready.json["events"].is_null());
+    assert!(ready.grpc.port() != 0 && ready.admin.port() != 0);
+    // It serves from that moment on.
+    ready.client().await.get_participant(get("alice")).await.unwrap();
+    assert_eq!((ready.admin("/livez").await, ready.admin("/readyz").await), (200, 200));
+    assert_eq!(ready.embedded().get("requests").await["total"], 1);
+    let files: Vec<_> =
+        std::fs::read_dir(gateway.directory.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(files, ["ready.json"]);
+    // The addresses are logged, too.
+    let line: Value = serde_json::from_str(&gateway.err.until("serving").await).unwrap();
+    assert_eq!((&line["grpc"], &line["admin"]), (&ready.json["grpc"], &ready.json["admin"]));
+}
+
+#[tokio::test]
+async fn without_a_sandbox_the_ready_file_says_so() {
+    let (upstream, _, _end) = lasting_sandbox().await;
+    let mut gateway = Process::serve(&[&upstream], &ACCOUNT);
+    let ready = gateway.ready().await;
+    assert!(ready.json["sandbox"].is_null() && ready.json["events"].is_null(), "{}", ready.json);
+    ready.client().await.get_participant(get("alice")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_ready_file_that_cannot_be_written_is_a_failure() {
+    let output = run(
+        &[
+            "serve",
+            "--sandbox",
+            "--grpc-listen=127.0.0.1:0",
+            "--admin-listen=127.0.0.1:0",
+            "--ready-file=/dev/null/ready",
+        ],
+        &[],
+    );
+    assert!(output.status.code() == Some(1) && text(&output.stderr).contains("ready file"), "{output:?}");
+}
+
+/// The words of a shell command, without its quotes.
+fn words(command: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    for (at, part) in command.split('\'').enumerate() {
+        if at % 2 == 1 {
+            words.last_mut().unwrap().push_str(part);
+            continue;
+        }
+        for (at, word) in part.split(' ').enumerate() {
+            if at > 0 {
+                words.push(String::new());
+            }
+            words.last_mut().unwrap().push_str(word);
+        }
+    }
+    words.into_iter().filter(|word| !word.is_empty()).collect()
+}
+
+#[tokio::test]
+async fn the_commands_that_it_prints_work_as_they_stand() {
+    let mut gateway = Process::serve(&["--sandbox"], &[]);
+    let ready = gateway.ready().await;
+    gateway.out.until("Stop with").await;
+    let commands: Vec<_> =
+        gateway.out.all.iter().filter(|line| line.trim_start().starts_with("grpcurl ")).collect();
+    assert_eq!(commands.len(), 3, "{:?}", gateway.out.all);
+    let mut methods = Vec::new();
+    for command in commands {
+        let words = words(command);
+        let [grpcurl, plaintext, data, request, address, method] = &words[..] else { panic!("{words:?}") };
+        assert_eq!(
+            [grpcurl.as_str(), plaintext, data, address],
+            ["grpcurl", "-plaintext", "-d", &ready.grpc.to_string()]
+        );
+        let request: Value = serde_json::from_str(request).unwrap();
+        let mut client = ready.client().await;
+        let conversation = conversation(request["conversation"]["conversation_id"].as_str().unwrap());
+        let told = match method.strip_prefix("participant.v1.ParticipantService/").unwrap() {
+            "GetParticipant" => {
+                let participant_id = request["participant_id"].as_str().unwrap().into();
+                let get = GetParticipantRequest { conversation, participant_id, read_options: None };
+                client.get_participant(get).await.map(|_| ())
+            }
+            "ListParticipants" => {
+                let list = ListParticipantsRequest { conversation, ..Default::default() };
+                client.list_participants(list).await.map(|_| ())
+            }
+            "CreateParticipant" => {
+                let participant = &request["participant"];
+                let address = &participant["addresses"][0];
+                let create = CreateParticipantRequest {
+                    conversation,
+                    participant: Some(Participant {
+                        display_name: participant["display_name"].as_str().unwrap().into(),
+                        r#type: ParticipantType::from_str_name(participant["type"].as_str().unwrap())
+                            .unwrap()
+                            .into(),
+                        addresses: vec![Address {
+                            channel: Kind::from_str_name(address["channel"].as_str().unwrap())
+                                .unwrap()
+                                .into(),
+                            address: address["address"].as_str().unwrap().into(),
+                            ..Default::default()
+                        }],
+                        ..Default::default()
+                    }),
+                    webhook_enabled: None,
+                };
+                client.create_participant(create).await.map(|_| ())
+            }
+            other => panic!("{other} is not among the commands' methods"),
+        };
+        told.unwrap_or_else(|error| panic!("{method}: {error}"));
+        methods.push(method.clone());
+    }
+    methods.dedup();
+    assert_eq!(methods.len(), 3);
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_a_failure_that_names_address_and_flag() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (flag, other) in [("--grpc-listen", "--admin-listen"), ("--admin-listen", "--grpc-listen")] {
+        let output = run(&["serve", "--sandbox", flag, &address, other, "127.0.0.1:0"], &[]);
+        let told = text(&output.stderr);
+        assert_eq!((output.status.code(), told.lines().count()), (Some(1), 1), "{told}");
+        assert!(told.contains(&address) && told.contains(flag), "{told}");
+    }
+    let output = run(&["sandbox", "--listen", &address], &[]);
+    let told = text(&output.stderr);
+    assert!(
+        output.status.code() == Some(1) && told.contains(&address) && told.contains("--listen"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn the_sandbox_serves_alone_and_ends_with_a_signal() {
+    for signal in [Signal::Terminate, Signal::Interrupt] {
+        let mut command = gateway();
+        command.args(["sandbox", "--listen=127.0.0.1:0", "--fault=status=503,times=1"]);
+        let mut fake = Process::spawn(command, tempfile::tempdir().unwrap());
+        let line = fake.out.until("http://").await;
+        let base = &line[line.find("http://").unwrap()..];
+        let http = reqwest::Client::new();
+        for expected in [503, 200] {
+            let request = http.get(format!("{base}/v1/Conversations/{V1_CONVERSATION}/Participants"));
+            let answer =
+                request.basic_auth(sandbox::ACCOUNT_SID, Some(sandbox::AUTH_TOKEN)).send().await.unwrap();
+            assert_eq!(answer.status(), expected);
+        }
+        fake.signal(signal);
+        assert_eq!(fake.exit().await, Some(0), "{signal:?}");
+    }
+}
+
+// === What it says
+
+fn reason(status: &Status) -> String {
+    status.get_details_error_info().expect("every error carries an ErrorInfo").reason
+}
+
+#[tokio::test]
+async fn a_failed_call_is_one_json_line_and_nothing_of_the_caller_is_in_it() {
+    let (upstream, control, _end) = lasting_sandbox().await;
+    let filter = ("GATEWAY_LOG_FILTER", "info,participant_gateway=trace");
+    let key = ("GATEWAY_PAGE_TOKEN_KEY", "planted-page-token-key");
+    let mut gateway = Process::serve(&[&upstream], &[ACCOUNT[0], ACCOUNT[1], filter, key]);
+    let ready = gateway.ready().await;
+    let mut client = ready.client().await;
+    let mut reasons = BTreeMap::<String, usize>::new();
+    let mut note = |status: Status| *reasons.entry(reason(&status)).or_default() += 1;
+
+    note(client.get_participant(get("planted-identity@example.com")).await.unwrap_err());
+    note(client.get_participant(get("planted\nidentity")).await.unwrap_err());
+    let list = ListParticipantsRequest {
+        conversation: conversation(V1_CONVERSATION),
+        page_token: "planted-page-token".into(),
+        ..Default::default()
+    };
+    note(client.list_participants(list).await.unwrap_err());
+    // The sandbox repeats what it was sent in the text of its error.
+    client.create_participant(create("planted-identity")).await.unwrap();
+    note(client.create_participant(create("planted-identity")).await.unwrap_err());
+    let body = json!({ "code": 20001, "message": "planted-body", "status": 400, "more_info": "https://planted.example" });
+    control
+        .fault(json!({ "match": { "method": "POST" }, "status": 400, "body": body.to_string(), "times": 1 }))
+        .await;
+    note(client.update_participant(update(r#"{"a":"planted-attributes"}"#)).await.unwrap_err());
+    note(client.update_participant(update("planted-attributes, no JSON")).await.unwrap_err());
+    control.fault(json!({ "match": { "method": "POST" }, "cut": "before", "times": 1 })).await;
+    note(client.update_participant(update(r#"{"a":"planted-attributes"}"#)).await.unwrap_err());
+    control.fault(json!({ "match": { "method": "GET" }, "body": "{\"sid\":7,\"planted\":\"planted-body\"", "times": 1 })).await;
+    note(client.get_participant(get_fresh("planted-identity")).await.unwrap_err());
+    // A call that succeeds is no line.
+    client.get_participant(get("planted-identity")).await.unwrap();
+    client.update_participant(update(r#"{"a":"planted-attributes"}"#)).await.unwrap();
+
+    gateway.signal(Signal::Interrupt);
+    assert_eq!(gateway.exit().await, Some(0));
+    let mut logged = BTreeMap::<String, usize>::new();
+    for line in gateway.err.json() {
+        assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
+        let Some(code) = line["rpc.response.status_code"].as_str() else { continue };
+        assert!(code != "OK" && line["duration_ms"].is_u64() && line["message"].is_string(), "{line}");
+        assert!(line["rpc.method"].as_str().unwrap().starts_with(SERVICE), "{line}");
+        *logged.entry(line["reason"].as_str().unwrap().to_owned()).or_default() += 1;
+    }
+    assert_eq!(logged, reasons);
+    assert!(reasons.len() >= 6, "{reasons:?}");
+    for line in gateway.out.all.iter().chain(&gateway.err.all) {
+        assert!(!line.contains("planted"), "{line}");
+        assert!(!line.contains(sandbox::AUTH_TOKEN) || line.contains("serving"), "{line}");
+    }
+}
+
+/// Whoever reads the log may go away, as may a terminal.
+#[tokio::test]
+async fn it_serves_on_when_nobody_reads_what_it_writes() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ready.json");
+    let mut command = gateway();
+    command.args(["serve", "--sandbox", "--grpc-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+    command.arg("--ready-file").arg(&path).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    let patience = Instant::now() + PATIENCE;
+    let ready = loop {
+        if let Some(ready) = Ready::read(&path) {
+            break Some(ready);
+        }
+        if Instant::now() > patience || child.try_wait().unwrap().is_some() {
+            break None;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    let Some(ready) = ready else { panic!("it does not start: {:?}", child.wait()) };
+    let mut client = ready.client().await;
+    for _ in 0..10 {
+        // Each of them is a line that cannot be written.
+        assert_eq!(client.get_participant(get("nobody")).await.unwrap_err().code(), Code::NotFound);
+    }
+    client.get_participant(get("alice")).await.unwrap();
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let code = tokio::task::spawn_blocking(move || child.wait().unwrap().code()).await.unwrap();
+    assert_eq!(code, Some(0));
+}
+
+// === The end
+
+async fn serving(channel: &Channel, service: &str) -> ServingStatus {
+    let request = HealthCheckRequest { service: service.into() };
+    HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner().status()
+}
+
+/// Waits until the health of the service is told to be this.
+async fn until_health(watch: &mut tonic::Streaming<HealthCheckResponse>, expected: ServingStatus) {
+    loop {
+        let told =
+            timeout(PATIENCE, watch.message()).await.expect("health does not change").unwrap().unwrap();
+        if told.status() == expected {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn after_sigterm_it_is_not_ready_and_serves_on() {
+    // The delay is longer than the test: what is seen here, is seen during it.
+    let mut gateway = Process::serve(&["--sandbox", "--drain-delay=10m"], &[]);
+    let ready = gateway.ready().await;
+    let channel = ready.channel().await;
+    let watch = HealthCheckRequest { service: SERVICE.into() };
+    let mut watch = HealthClient::new(channel.clone()).watch(watch).await.unwrap().into_inner();
+    until_health(&mut watch, ServingStatus::Serving).await;
+    assert_eq!(serving(&channel, "").await, ServingStatus::Serving);
+
+    gateway.signal(Signal::Terminate);
+    until_health(&mut watch, ServingStatus::NotServing).await;
+    assert_eq!(serving(&channel, SERVICE).await, ServingStatus::NotServing);
+    assert_eq!(serving(&channel, "").await, ServingStatus::Serving);
+    gateway.err.until("not ready").await;
+    assert_eq!((ready.admin("/readyz").await, ready.admin("/livez").await), (503, 200));
+    // Calls are served, on old connections and on new ones.
+    ParticipantServiceClient::new(channel).get_participant(get("alice")).await.unwrap();
+    ready.client().await.get_participant(get("alice")).await.unwrap();
+    assert!(gateway.is_running());
+
+    gateway.signal(Signal::Terminate);
+    let code = gateway.exit().await;
+    assert!(code.is_some_and(|code| code != 0), "{code:?}");
+}
+
+#[tokio::test]
+async fn after_the_delay_it_drains_and_exits_0() {
+    let mut gateway = Process::serve(&["--sandbox", "--drain-delay=300ms"], &[]);
+    let ready = gateway.ready().await;
+    let mut client = ready.client().await;
+    client.get_participant(get("alice")).await.unwrap();
+    let began = Instant::now();
+    gateway.signal(Signal::Terminate);
+    assert_eq!(gateway.exit().await, Some(0));
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    assert!(gateway.err.all.last().unwrap().contains("drained"), "{:#?}", gateway.err.all);
+}
+
+#[tokio::test]
+async fn sigint_waits_for_no_balancer() {
+    let mut gateway = Process::serve(&["--sandbox", "--drain-delay=10m"], &[]);
+    let _idle = gateway.ready().await.client().await;
+    gateway.signal(Signal::Interrupt);
+    assert_eq!(gateway.exit().await, Some(0));
+}
+
+/// Begins a read that the sandbox holds.
+async fn held_read(ready: &Ready, control: &Control) -> JoinHandle<Result<(), Status>> {
+    control.fault(json!({ "match": { "method": "GET" }, "hold": true, "times": 1 })).await;
+    let mut client = ready.client().await;
+    let call = tokio::spawn(async move { client.get_participant(get("bob")).await.map(|_| ()) });
+    control.held(1).await;
+    call
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    for second in [Signal::Terminate, Signal::Interrupt] {
+        let mut gateway = Process::serve(&["--sandbox", "--drain-delay=0s", "--drain-timeout=10m"], &[]);
+        let ready = gateway.ready().await;
+        let call = held_read(&ready, &ready.embedded()).await;
+        gateway.signal(Signal::Terminate);
+        gateway.err.until("draining").await;
+        gateway.signal(second);
+        let code = gateway.exit().await;
+        assert_eq!(code, Some(1), "{second:?}");
+        let told = gateway.err.all.iter().any(|line| line.contains("second signal"));
+        assert!(told, "{:#?}", gateway.err.all);
+        assert!(call.await.unwrap().is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_call_in_flight_is_answered_before_the_exit() {
+    let (upstream, control, _end) = lasting_sandbox().await;
+    let mut gateway = Process::serve(&[&upstream], &ACCOUNT);
+    let ready = gateway.ready().await;
+    let call = held_read(&ready, &control).await;
+    gateway.signal(Signal::Interrupt);
+    gateway.err.until("draining").await;
+    control.release().await;
+    call.await.unwrap().unwrap();
+    assert_eq!(gateway.exit().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_stuck_call_is_cut_and_counted() {
+    let (upstream, control, _end) = lasting_sandbox().await;
+    let mut gateway = Process::serve(&[&upstream, "--drain-timeout=300ms"], &ACCOUNT);
+    let ready = gateway.ready().await;
+    let call = held_read(&ready, &control).await;
+    let began = Instant::now();
+    gateway.signal(Signal::Interrupt);
+    assert_eq!(gateway.exit().await, Some(0));
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    assert!(call.await.unwrap().is_err());
+    let lines = gateway.err.json();
+    let cut = lines.iter().find(|line| line["message"].as_str().unwrap().starts_with("drain timeout"));
+    let cut = cut.unwrap_or_else(|| panic!("{lines:#?}"));
+    assert_eq!((&cut["level"], &cut["calls"]), (&json!("WARN"), &json!(1)), "{cut}");
+}
+
+#[tokio::test]
+async fn a_connection_that_never_speaks_does_not_hold_the_exit() {
+    let mut gateway = Process::serve(&["--sandbox", "--drain-timeout=300ms"], &[]);
+    let ready = gateway.ready().await;
+    let mut silent = TcpStream::connect(ready.grpc).await.unwrap();
+    // It is accepted by now: the next one is served.
+    ready.client().await.get_participant(get("alice")).await.unwrap();
+    gateway.signal(Signal::Interrupt);
+    assert_eq!(gateway.exit().await, Some(0));
+    // Nothing but perhaps the server's preface, and then the end.
+    let mut received = Vec::new();
+    timeout(PATIENCE, silent.read_to_end(&mut received)).await.expect("it is open").ok();
+    let lines = gateway.err.json();
+    let last = lines.last().unwrap();
+    assert!(last["calls"].as_u64().unwrap_or_default() == 0, "{last}");
+}
+
+#[tokio::test]
+async fn a_silent_connection_to_the_admin_listener_does_not_hold_the_exit() {
+    let mut gateway = Process::serve(&["--sandbox", "--drain-timeout=10m"], &[]);
+    let ready = gateway.ready().await;
+    let _silent = TcpStream::connect(ready.admin).await.unwrap();
+    assert_eq!(ready.admin("/livez").await, 200);
+    gateway.signal(Signal::Interrupt);
+    assert_eq!(gateway.exit().await, Some(0));
+}
+
+/// Sends a create that the sandbox holds, and goes away.
+async fn orphaned_create(ready: &Ready, control: &Control) {
+    control.fault(json!({ "match": { "method": "POST" }, "hold": true, "times": 1 })).await;
+    let mut client = ready.client().await;
+    let call = tokio::spawn(async move { client.create_participant(create("orphan")).await.map(|_| ()) });
+    control.held(1).await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+}
+
+#[tokio::test]
+async fn a_write_whose_caller_has_gone_is_awaited() {
+    let (upstream, control, _end) = lasting_sandbox().await;
+    let mut gateway = Process::serve(&[&upstream, "--drain-timeout=10m"], &ACCOUNT);
+    let ready = gateway.ready().await;
+    orphaned_create(&ready, &control).await;
+    gateway.signal(Signal::Interrupt);
+    gateway.err.until("draining").await;
+    let drained = timeout(Duration::from_millis(300), gateway.err.until("drained")).await;
+    assert!(drained.is_err() && gateway.is_running(), "it does not wait: {:#?}", gateway.err.all);
+    control.release().await;
+    assert_eq!(gateway.exit().await, Some(0));
+    let log = control.get("requests").await;
+    assert_eq!((&log["total"], &log["last"][0]["method"]), (&json!(1), &json!("POST")), "{log}");
+    let lines = gateway.err.json();
+    let gone = lines.iter().find(|line| line["rpc.response.status_code"] == "CANCELLED");
+    let gone = gone.unwrap_or_else(|| panic!("{lines:#?}"));
+    assert!(gone["message"].as_str().unwrap().contains("went away"), "{gone}");
+    // It took effect: another process finds it.
+    let mut other = Process::serve(&[&upstream], &ACCOUNT);
+    other.ready().await.client().await.get_participant(get("orphan")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_write_that_outlasts_the_drain_is_cut_and_counted() {
+    let (upstream, control, _end) = lasting_sandbox().await;
+    let mut gateway = Process::serve(&[&upstream, "--drain-timeout=300ms"], &ACCOUNT);
+    let ready = gateway.ready().await;
+    orphaned_create(&ready, &control).await;
+    gateway.signal(Signal::Interrupt);
+    assert_eq!(gateway.exit().await, Some(0));
+    let lines = gateway.err.json();
+    let cut = lines.iter().find(|line| line["message"].as_str().unwrap().starts_with("drain timeout"));
+    assert_eq!(cut.unwrap_or_else(|| panic!("{lines:#?}"))["writes_and_loads"], 1);
+}
+
+/// What the callers of the load saw.
+#[derive(Default)]
+struct Load {
+    answered: AtomicU64,
+    /// Before the process said that it drains.
+    failed_early: AtomicU64,
+    /// With an answer of the gateway's.
+    refused: AtomicU64,
+    /// Without one: the connection was closed, or there was none.
+    unconnected: AtomicU64,
+    drains: AtomicBool,
+}
+
+impl Load {
+    fn note(&self, drained_before: bool, result: Result<(), Status>) {
+        let count = match result {
+            Ok(()) => &self.answered,
+            Err(_) if !drained_before && !self.drains.load(Ordering::SeqCst) => &self.failed_early,
+            // What the client's own transport says has a source; what the gateway says comes without.
+            Err(status) if std::error::Error::source(&status).is_some() => &self.unconnected,
+            Err(_) => &self.refused,
+        };
+        count.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_under_load_loses_no_accepted_call() {
+    let (upstream, control, _end) = lasting_sandbox().await;
+    let mut gateway = Process::serve(&[&upstream, "--drain-delay=500ms"], &ACCOUNT);
+    let ready = gateway.ready().await;
+    let (load, mut callers) = (Arc::new(Load::default()), JoinSet::new());
+    let (gone, end) = (CancellationToken::new(), Instant::now() + PATIENCE);
+    for connection in 0..8 {
+        let client = ready.client().await;
+        for caller in 0..4 {
+            let (mut client, load, gone) = (client.clone(), load.clone(), gone.clone());
+            callers.spawn(async move {
+                // Until the process is gone; a caller that cannot connect does not spin.
+                while !gone.is_cancelled() && Instant::now() < end {
+                    let drained_before = load.drains.load(Ordering::SeqCst);
+                    let result = if caller % 2 == 0 {
+                        client.get_participant(get_fresh("alice")).await.map(|_| ())
+                    } else {
+                        client
+                            .update_participant(update(&format!("{{\"by\":{connection}}}")))
+                            .await
+                            .map(|_| ())
+                    };
+                    let failed = result.is_err();
+                    load.note(drained_before, result);
+                    if failed {
+                        let _ = timeout(Duration::from_millis(20), gone.cancelled()).await;
+                    }
+                }
+            });
+        }
+    }
+    while load.answered.load(Ordering::SeqCst) < 500 {
+        assert!(Instant::now() < end, "there is no load");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    gateway.signal(Signal::Terminate);
+    gateway.err.until("serving on").await;
+    let at_sigterm = load.answered.load(Ordering::SeqCst);
+    gateway.err.until("draining").await;
+    load.drains.store(true, Ordering::SeqCst);
+    let at_goaway = load.answered.load(Ordering::SeqCst);
+    let code = gateway.exit().await;
+    gone.cancel();
+    callers.join_all().await;
+
+    let of = |count: &AtomicU64| count.load(Ordering::SeqCst);
+    let received = control.get("requests").await["total"].as_u64().unwrap();
+    let lost = received.abs_diff(of(&load.answered));
+    println!(
+        "{} calls answered ({at_sigterm} before SIGTERM, {} during the delay, {} after), {} found no connection, {} \
+         refused, {} failed before the drain, {lost} lost",
+        of(&load.answered),
+        at_goaway - at_sigterm,
+        of(&load.answered) - at_goaway,
+        of(&load.unconnected),
+        of(&load.refused),
+        of(&load.failed_early),
+    );
+    assert_eq!(code, Some(0), "{:#?}", gateway.err.all);
+    assert_eq!((of(&load.failed_early), of(&load.refused)), (0, 0));
+    // Each call costs one request: one that got as far as the upstream has been answered.
+    assert_eq!(lost, 0, "{received} requests were received");
+    assert!(at_goaway > at_sigterm, "it does not serve during the delay");
+    assert!(gateway.err.all.last().unwrap().contains("drained"), "{:#?}", gateway.err.all);
+}
