@@ -7,5 +7,6 @@ mod harness;
 mod cache;
 mod contract;
 mod deadlines;
+mod fixtures;
 mod lists;
 mod writes;
