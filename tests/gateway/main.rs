@@ -7,6 +7,8 @@ mod harness;
 mod cache;
 mod contract;
 mod deadlines;
+mod errors;
 mod fixtures;
 mod lists;
+mod upstream;
 mod writes;
