@@ -260,7 +260,12 @@ fn page_size(check: &mut Check, size: i32, conversation: Option<&Conversation>) 
 
 fn max_age(check: &mut Check, options: Option<ReadOptions>) -> Option<Duration> {
     let ReadOptions { max_age } = options?;
-    let duration = Duration::try_from(max_age?).map_err(|_| "must not be negative");
+    let prost_types::Duration { seconds, nanos } = max_age?;
+    // Not by prost's conversion: to refuse a negative duration it negates it, which overflows for the smallest.
+    let duration = match (u64::try_from(seconds), u32::try_from(nanos)) {
+        (Ok(seconds), Ok(nanos @ 0..1_000_000_000)) => Ok(Duration::new(seconds, nanos)),
+        _ => Err("must not be negative, with nanos from 0 to 999999999"),
+    };
     check.take("read_options.max_age", duration)
 }
 
