@@ -125,7 +125,7 @@ pub(super) fn create(
             if field.in_create(version) {
                 value(&mut check, field, participant, version);
             } else {
-                cannot_carry(&mut check, field, version, "a create");
+                cannot_carry(&mut check, field, participant, version, "a create");
             }
         }
         if participant.addresses.is_empty() {

@@ -20,11 +20,10 @@ use crate::on_both_versions;
 
 /// Ids that cannot be one segment of a path.
 fn unsafe_ids() -> Vec<String> {
-    let mut ids: Vec<String> = [
-        "", ".", "..", "..\n", "\t..", ".\t.", "\r", "a\r\nX-Evil: 1", "a\0b", "\0", "a\u{7f}", "a\u{85}b",
-    ]
-    .map(Into::into)
-    .into();
+    let mut ids: Vec<String> =
+        ["", ".", "..", "..\n", "\t..", ".\t.", "\r", "a\r\nX-Evil: 1", "a\0b", "\0", "a\u{7f}", "a\u{85}b"]
+            .map(Into::into)
+            .into();
     ids.extend(["a".repeat(257), "é".repeat(257), "a".repeat(10_000)]);
     ids
 }
@@ -82,28 +81,16 @@ async fn every_call(
         participant_id: participant_id.clone(),
         ..face.get()
     };
-    let list = ListParticipantsRequest {
-        conversation: conversation.clone(),
-        ..face.list()
-    };
-    let stream = StreamParticipantsRequest {
-        conversation: conversation.clone(),
-        page_size: 0,
-    };
-    let create = CreateParticipantRequest {
-        conversation: conversation.clone(),
-        ..face.create(face.newcomer(1))
-    };
+    let list = ListParticipantsRequest { conversation: conversation.clone(), ..face.list() };
+    let stream = StreamParticipantsRequest { conversation: conversation.clone(), page_size: 0 };
+    let create =
+        CreateParticipantRequest { conversation: conversation.clone(), ..face.create(face.newcomer(1)) };
     let update = UpdateParticipantRequest {
         conversation: conversation.clone(),
         participant_id: participant_id.clone(),
         ..face.update(face.marked("x"))
     };
-    let delete = DeleteParticipantRequest {
-        conversation,
-        participant_id,
-        webhook_enabled: None,
-    };
+    let delete = DeleteParticipantRequest { conversation, participant_id, webhook_enabled: None };
     vec![
         ("get", gateway.get(get).await.map(drop)),
         ("list", gateway.list(list).await.map(drop)),
@@ -122,26 +109,15 @@ async fn nothing_was_sent(gateway: &mut Gateway, face: Face) {
 }
 
 fn chat(identity: &str) -> Address {
-    Address {
-        channel: Channel::Chat.into(),
-        address: identity.into(),
-        ..Default::default()
-    }
+    Address { channel: Channel::Chat.into(), address: identity.into(), ..Default::default() }
 }
 
 fn phone(address: &str) -> Address {
-    Address {
-        channel: Channel::Sms.into(),
-        address: address.into(),
-        ..Default::default()
-    }
+    Address { channel: Channel::Sms.into(), address: address.into(), ..Default::default() }
 }
 
 fn of(addresses: Vec<Address>) -> Participant {
-    Participant {
-        addresses,
-        ..Default::default()
-    }
+    Participant { addresses, ..Default::default() }
 }
 
 /// The fields that a create of it is refused for.
@@ -159,10 +135,7 @@ fn conversation(face: Face, id: &str) -> Option<ConversationRef> {
         Face::V1 => ApiVersion::V1,
         Face::V2 => ApiVersion::V2,
     };
-    Some(ConversationRef {
-        api_version: api_version.into(),
-        ..face.named(id)
-    })
+    Some(ConversationRef { api_version: api_version.into(), ..face.named(id) })
 }
 
 on_both_versions! {
@@ -876,10 +849,7 @@ async fn any_identity_is_one_encoded_segment_and_comes_back_as_it_was() {
         assert_eq!(created.addresses, [chat(&id)]);
         gateway.sandbox.forget_requests().await;
 
-        let get = GetParticipantRequest {
-            participant_id: id.clone(),
-            ..Face::V1.get()
-        };
+        let get = GetParticipantRequest { participant_id: id.clone(), ..Face::V1.get() };
         let (read, _) = gateway.get(get).await.unwrap();
         assert_eq!(read, created, "{id:?}");
         // A write by identity reads the SID first, and writes by that.
@@ -888,10 +858,7 @@ async fn any_identity_is_one_encoded_segment_and_comes_back_as_it_was() {
             ..Face::V1.update(Face::V1.marked("set"))
         };
         assert_eq!(gateway.update(update).await.unwrap().id, created.id);
-        let delete = DeleteParticipantRequest {
-            participant_id: id.clone(),
-            ..Face::V1.delete()
-        };
+        let delete = DeleteParticipantRequest { participant_id: id.clone(), ..Face::V1.delete() };
         gateway.delete(delete).await.unwrap();
 
         let (by_identity, by_sid) = (format!("{base}/{encoded}"), format!("{base}/{}", created.id));
@@ -918,10 +885,7 @@ async fn any_identity_is_one_encoded_segment_and_comes_back_as_it_was() {
 async fn any_unique_name_is_one_encoded_segment() {
     let mut gateway = Gateway::start().await;
     for (id, encoded) in odd_identities() {
-        let list = ListParticipantsRequest {
-            conversation: conversation(Face::V1, &id),
-            ..Face::V1.list()
-        };
+        let list = ListParticipantsRequest { conversation: conversation(Face::V1, &id), ..Face::V1.list() };
         let error = gateway.list(list).await.unwrap_err();
         assert_eq!(told(&error), (Code::NotFound, "CONVERSATION_NOT_FOUND".into()), "{id:?}");
         let sent = gateway.sandbox.requests().await.pop().unwrap();
@@ -942,11 +906,10 @@ async fn a_service_is_a_sid_and_v1s_alone() {
         (Face::V2, sandbox::SERVICE_SID),
         (Face::V2, "x"),
     ] {
-        let reference = ConversationRef {
-            service_id: service_id.into(),
-            ..face.conversation()
-        };
-        for (name, result) in every_call(&mut gateway, face, Some(reference.clone()), face.participant()).await {
+        let reference = ConversationRef { service_id: service_id.into(), ..face.conversation() };
+        for (name, result) in
+            every_call(&mut gateway, face, Some(reference.clone()), face.participant()).await
+        {
             let fields = refused_fields(&result.unwrap_err());
             assert_eq!(fields, ["conversation.service_id"], "{name} {service_id:?}");
         }
@@ -957,10 +920,7 @@ async fn a_service_is_a_sid_and_v1s_alone() {
 #[tokio::test]
 async fn attributes_are_bounded_unambiguous_json() {
     let mut gateway = Gateway::start().await;
-    let with = |attributes: String| Participant {
-        attributes,
-        ..Face::V1.newcomer(1)
-    };
+    let with = |attributes: String| Participant { attributes, ..Face::V1.newcomer(1) };
     let mut bad: Vec<String> = [
         "{",
         "string",
@@ -982,32 +942,29 @@ async fn attributes_are_bounded_unambiguous_json() {
     ]
     .map(Into::into)
     .into();
-    bad.extend(["[".repeat(2000), "{\"a\":".repeat(800), format!("{}{}", "[".repeat(2000), "]".repeat(2000))]);
+    bad.extend([
+        "[".repeat(2000),
+        "{\"a\":".repeat(800),
+        format!("{}{}", "[".repeat(2000), "]".repeat(2000)),
+    ]);
     bad.extend([format!("\"{}\"", "a".repeat(4095)), format!("\"{}\"", "a".repeat(10 * 1024))]);
     for attributes in bad {
         let fields = refused_create(&mut gateway, Face::V1, with(attributes.clone())).await;
         assert_eq!(fields, ["participant.attributes"], "{attributes:.40}");
-        let update = Participant {
-            attributes,
-            ..Default::default()
-        };
+        let update = Participant { attributes, ..Default::default() };
         assert_eq!(refused_update(&mut gateway, Face::V1, update).await, ["participant.attributes"]);
     }
     nothing_was_sent(&mut gateway, Face::V1).await;
-    for attributes in ["{}", "null", "17", "\"é\"", " { \"b\" : 1 , \"a\" : 12345678901234567890 } ", "[1e300]"] {
-        let update = Participant {
-            attributes: attributes.into(),
-            ..Default::default()
-        };
+    for attributes in
+        ["{}", "null", "17", "\"é\"", " { \"b\" : 1 , \"a\" : 12345678901234567890 } ", "[1e300]"]
+    {
+        let update = Participant { attributes: attributes.into(), ..Default::default() };
         // Byte for byte.
         let updated = gateway.update(Face::V1.update(update)).await.unwrap();
         assert_eq!(updated.attributes, attributes);
     }
     let longest = format!("\"{}\"", "a".repeat(4094));
-    let update = Participant {
-        attributes: longest.clone(),
-        ..Default::default()
-    };
+    let update = Participant { attributes: longest.clone(), ..Default::default() };
     assert_eq!(gateway.update(Face::V1.update(update)).await.unwrap().attributes, longest);
 }
 
@@ -1028,10 +985,7 @@ async fn a_v1_value_out_of_its_form_is_refused() {
         ("create_time", Participant { create_time: time(0, -1), ..empty() }),
         ("update_time", Participant { update_time: time(0, 1_000_000_000), ..empty() }),
     ] {
-        let update = UpdateParticipantRequest {
-            update_mask: mask(&[field]),
-            ..Face::V1.update(participant)
-        };
+        let update = UpdateParticipantRequest { update_mask: mask(&[field]), ..Face::V1.update(participant) };
         let error = gateway.update(update).await.unwrap_err();
         assert_eq!(refused_fields(&error), [format!("participant.{field}")]);
     }
@@ -1065,10 +1019,7 @@ async fn v1_holds_one_identity_and_one_binding() {
         assert_eq!(refused_update(&mut gateway, Face::V1, of(addresses)).await, fields);
     }
     // One that reaches nobody.
-    let proxy = Address {
-        proxy_address: "+15550109001".into(),
-        ..Default::default()
-    };
+    let proxy = Address { proxy_address: "+15550109001".into(), ..Default::default() };
     let fields = refused_create(&mut gateway, Face::V1, of(vec![proxy])).await;
     assert_eq!(fields, ["participant.addresses[0].address"]);
     nothing_was_sent(&mut gateway, Face::V1).await;
@@ -1078,10 +1029,7 @@ async fn v1_holds_one_identity_and_one_binding() {
 async fn an_address_that_v1_cannot_change_is_refused_before_anything_is_written() {
     let mut gateway = Gateway::start().await;
     let binding = "MB00000000000000000000000000000003";
-    let there = || Address {
-        proxy_address: "+15550109001".into(),
-        ..phone("+15550100001")
-    };
+    let there = || Address { proxy_address: "+15550109001".into(), ..phone("+15550100001") };
     for (participant_id, addresses) in [
         // Another address, another channel, an entry more, an entry less.
         (binding, vec![Address { address: "+15550100077".into(), ..there() }]),
@@ -1096,7 +1044,10 @@ async fn an_address_that_v1_cannot_change_is_refused_before_anything_is_written(
         };
         let error = gateway.update(update).await.unwrap_err();
         let fields = refused_fields(&error);
-        assert!(!fields.is_empty() && fields.iter().all(|field| field == "participant.addresses"), "{fields:?}");
+        assert!(
+            !fields.is_empty() && fields.iter().all(|field| field == "participant.addresses"),
+            "{fields:?}"
+        );
     }
     for masked in [binding, Face::V1.participant()] {
         let update = UpdateParticipantRequest {
@@ -1158,10 +1109,8 @@ async fn webhooks_are_told_to_v1_alone() {
     }
     nothing_was_sent(&mut gateway, Face::V2).await;
     for (enabled, header) in [(None, None), (Some(true), Some("true")), (Some(false), Some("false"))] {
-        let update = UpdateParticipantRequest {
-            webhook_enabled: enabled,
-            ..Face::V1.update(Face::V1.marked("x"))
-        };
+        let update =
+            UpdateParticipantRequest { webhook_enabled: enabled, ..Face::V1.update(Face::V1.marked("x")) };
         gateway.update(update).await.unwrap();
         let sent = gateway.sandbox.requests().await.pop().unwrap();
         assert_eq!(sent.headers["x-twilio-webhook-enabled"].as_str(), header);

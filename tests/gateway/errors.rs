@@ -17,12 +17,7 @@ const NO_RETRIES: (&str, &str) = ("GATEWAY_UPSTREAM_MAX_RETRIES", "0");
 const REQUEST_ID: &str = "RQ0123456789abcdef0123456789abcdef";
 
 fn operations(face: Face) -> Vec<Operation> {
-    let mut operations = vec![
-        Operation::Fetch,
-        Operation::List,
-        Operation::Create,
-        Operation::Update,
-    ];
+    let mut operations = vec![Operation::Fetch, Operation::List, Operation::Create, Operation::Update];
     if face == Face::V1 {
         operations.push(Operation::Delete);
     }
@@ -43,10 +38,7 @@ async fn call(gateway: &mut Gateway, face: Face, operation: Operation) -> Result
     match operation {
         Operation::Fetch => gateway.get(face.get_fresh()).await.map(drop),
         Operation::List => {
-            let list = ListParticipantsRequest {
-                read_options: max_age(Duration::ZERO),
-                ..face.list()
-            };
+            let list = ListParticipantsRequest { read_options: max_age(Duration::ZERO), ..face.list() };
             gateway.list(list).await.map(drop)
         }
         Operation::Create => gateway.create(face.create(face.newcomer(1))).await.map(drop),
@@ -92,10 +84,8 @@ fn check(status: &Status, face: Face, row: &Row, code: Option<i64>, http_status:
     assert_eq!(metadata(status, "twilio_request_id").as_deref(), Some(REQUEST_ID), "{context}");
     assert_eq!(metadata(status, "api_version").as_deref(), Some(face.api()), "{context}");
     let links = status.get_details_help().map(|help| help.links).unwrap_or_default();
-    let expected: Vec<_> = code
-        .map(|code| format!("https://www.twilio.com/docs/api/errors/{code}"))
-        .into_iter()
-        .collect();
+    let expected: Vec<_> =
+        code.map(|code| format!("https://www.twilio.com/docs/api/errors/{code}")).into_iter().collect();
     let urls: Vec<_> = links.into_iter().map(|link| link.url).collect();
     assert_eq!(urls, expected, "{context}");
 
@@ -740,10 +730,7 @@ on_both_versions! {
 }
 
 fn stream(face: Face) -> StreamParticipantsRequest {
-    StreamParticipantsRequest {
-        conversation: Some(face.conversation()),
-        page_size: 0,
-    }
+    StreamParticipantsRequest { conversation: Some(face.conversation()), page_size: 0 }
 }
 
 fn says_nothing_of(status: &Status, private: &str) {
@@ -789,10 +776,7 @@ async fn a_delete_that_was_never_processed_and_finds_nothing_is_not_found() {
 async fn v2_has_no_delete() {
     let mut gateway = Gateway::start().await;
     let error = gateway.delete(Face::V2.delete()).await.unwrap_err();
-    assert_eq!(
-        told(&error),
-        (Code::FailedPrecondition, "OPERATION_NOT_SUPPORTED_BY_UPSTREAM".into())
-    );
+    assert_eq!(told(&error), (Code::FailedPrecondition, "OPERATION_NOT_SUPPORTED_BY_UPSTREAM".into()));
     assert_eq!(metadata(&error, "api_version").as_deref(), Some("v2"));
     assert_eq!(gateway.sandbox.count().await, 0);
 }
@@ -818,19 +802,16 @@ async fn a_link_to_anywhere_gives_its_token_and_no_request() {
         let link = format!("{host}/v1/Services?PageSize=50&Page=1&PageToken=PA%2F..%26Page%3D7&x=y");
         let body = json!({ "participants": [], "meta": { "page": 0, "next_page_url": link } });
         gateway.sandbox.fault(json!({ "times": 2, "body": body.to_string() })).await;
-        let fresh = ListParticipantsRequest {
-            read_options: max_age(Duration::ZERO),
-            ..Face::V1.list()
-        };
+        let fresh = ListParticipantsRequest { read_options: max_age(Duration::ZERO), ..Face::V1.list() };
         let page = gateway.list(fresh.clone()).await.unwrap();
         assert_ne!(page.next_page_token, "", "{link}");
-        let next = ListParticipantsRequest {
-            page_token: page.next_page_token,
-            ..fresh
-        };
+        let next = ListParticipantsRequest { page_token: page.next_page_token, ..fresh };
         gateway.list(next).await.unwrap();
         let sent = gateway.sandbox.requests().await.pop().unwrap();
-        assert_eq!(sent.path, format!("/v1/Conversations/{}/Participants", Face::V1.conversation().conversation_id));
+        assert_eq!(
+            sent.path,
+            format!("/v1/Conversations/{}/Participants", Face::V1.conversation().conversation_id)
+        );
         assert_eq!(sent.query, "PageSize=50&Page=1&PageToken=PA%2F..%26Page%3D7");
     }
     assert_eq!(evil.count(), 0);
@@ -839,7 +820,8 @@ async fn a_link_to_anywhere_gives_its_token_and_no_request() {
 #[tokio::test]
 async fn a_link_that_leads_nowhere_is_a_broken_contract() {
     let mut gateway = Gateway::start().await;
-    for link in ["x", "https://conversations.twilio.com/v1/x", "?", "?PageSize=50", "?Page=-1", "?Page=..%2F"] {
+    for link in ["x", "https://conversations.twilio.com/v1/x", "?", "?PageSize=50", "?Page=-1", "?Page=..%2F"]
+    {
         let body = json!({ "participants": [], "meta": { "next_page_url": link } });
         gateway.sandbox.fault(json!({ "times": 1, "body": body.to_string() })).await;
         let error = gateway.list(Face::V1.list()).await.unwrap_err();

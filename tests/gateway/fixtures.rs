@@ -50,18 +50,11 @@ fn classic(addresses: Vec<Address>) -> Participant {
 
 /// The same where nobody cared for the attributes.
 fn plain(addresses: Vec<Address>) -> Participant {
-    Participant {
-        attributes: "{}".into(),
-        ..classic(addresses)
-    }
+    Participant { attributes: "{}".into(), ..classic(addresses) }
 }
 
 fn identity(identity: &str) -> Address {
-    Address {
-        channel: Channel::Chat.into(),
-        address: identity.into(),
-        ..Default::default()
-    }
+    Address { channel: Channel::Chat.into(), address: identity.into(), ..Default::default() }
 }
 
 fn binding(channel: Channel, word: &str, address: &str, proxy_address: &str) -> Address {
@@ -346,18 +339,11 @@ async fn every_participant_reads_as_expected(
 
 /// What the etag is of: the way to a participant is no part of it.
 fn content(participant: &Participant) -> Participant {
-    Participant {
-        service_id: String::new(),
-        url: String::new(),
-        ..participant.clone()
-    }
+    Participant { service_id: String::new(), url: String::new(), ..participant.clone() }
 }
 
 fn fresh_list(face: Face) -> ListParticipantsRequest {
-    ListParticipantsRequest {
-        read_options: max_age(std::time::Duration::ZERO),
-        ..face.list()
-    }
+    ListParticipantsRequest { read_options: max_age(std::time::Duration::ZERO), ..face.list() }
 }
 
 #[tokio::test]
@@ -406,10 +392,7 @@ async fn the_documented_v1_page_reads_as_expected() {
 
     // Its link to the next page has no token: what it has is what is sent.
     served(&gateway, Face::V1, fixture!("v1/list_empty.json")).await;
-    let next = ListParticipantsRequest {
-        page_token: page.next_page_token,
-        ..Face::V1.list()
-    };
+    let next = ListParticipantsRequest { page_token: page.next_page_token, ..Face::V1.list() };
     gateway.list(next).await.unwrap();
     assert_eq!(gateway.sandbox.requests().await.last().unwrap().query, "PageSize=50&Page=1");
 }
@@ -424,10 +407,7 @@ async fn a_v1_page_in_the_middle_leads_both_ways() {
         (page.previous_page_token, format!("PageSize=50&Page=0&PageToken=PBMB{SID_DIGITS}")),
     ] {
         served(&gateway, Face::V1, fixture!("v1/list_empty.json")).await;
-        let request = ListParticipantsRequest {
-            page_token: token,
-            ..Face::V1.list()
-        };
+        let request = ListParticipantsRequest { page_token: token, ..Face::V1.list() };
         gateway.list(request).await.unwrap();
         assert_eq!(gateway.sandbox.requests().await.last().unwrap().query, query);
     }
@@ -461,10 +441,7 @@ async fn the_documented_v2_page_reads_as_expected() {
         (page.previous_page_token, "pageSize=50&pageToken=previousToken"),
     ] {
         served(&gateway, Face::V2, fixture!("v2/list_token_null.json")).await;
-        let request = ListParticipantsRequest {
-            page_token: token,
-            ..Face::V2.list()
-        };
+        let request = ListParticipantsRequest { page_token: token, ..Face::V2.list() };
         gateway.list(request).await.unwrap();
         assert_eq!(gateway.sandbox.requests().await.last().unwrap().query, query);
     }
@@ -519,7 +496,14 @@ fn error_samples() -> Vec<ErrorSample> {
         twilio_code,
     };
     vec![
-        row(Face::V1, fixture!("v1/error.json"), 409, Code::AlreadyExists, "PARTICIPANT_EXISTS", Some("50433")),
+        row(
+            Face::V1,
+            fixture!("v1/error.json"),
+            409,
+            Code::AlreadyExists,
+            "PARTICIPANT_EXISTS",
+            Some("50433"),
+        ),
         row(
             Face::V1,
             fixture!("v1/error_with_details.json"),
@@ -577,7 +561,14 @@ fn error_samples() -> Vec<ErrorSample> {
             "CONVERSATION_NOT_FOUND",
             Some("20404"),
         ),
-        row(Face::V2, fixture!("v2/error_operation.json"), 404, Code::NotFound, "CONVERSATION_NOT_FOUND", None),
+        row(
+            Face::V2,
+            fixture!("v2/error_operation.json"),
+            404,
+            Code::NotFound,
+            "CONVERSATION_NOT_FOUND",
+            None,
+        ),
     ]
 }
 
@@ -633,7 +624,10 @@ fn parsed(text: &str) -> Value {
 }
 
 /// What the sandbox answers to who asks it directly.
-async fn asked(gateway: &Gateway, request: impl FnOnce(reqwest::Client, String) -> reqwest::RequestBuilder) -> Value {
+async fn asked(
+    gateway: &Gateway,
+    request: impl FnOnce(reqwest::Client, String) -> reqwest::RequestBuilder,
+) -> Value {
     let base = format!("http://{}", gateway.addresses.sandbox.unwrap());
     let answer = request(reqwest::Client::new(), base)
         .basic_auth(sandbox::ACCOUNT_SID, Some(sandbox::AUTH_TOKEN))
@@ -660,10 +654,9 @@ async fn the_sandboxs_v1_answers_have_the_documented_keys() {
         assert_eq!(keys(item), keys(&chat));
         assert!(item["messaging_binding"].is_null());
     }
-    let by_sms = asked(&gateway, |http, base| {
-        http.get(format!("{base}{path}/MB00000000000000000000000000000003"))
-    })
-    .await;
+    let by_sms =
+        asked(&gateway, |http, base| http.get(format!("{base}{path}/MB00000000000000000000000000000003")))
+            .await;
     assert_eq!(keys(&by_sms), keys(&sms));
     assert_eq!(keys(&by_sms["messaging_binding"]), keys(&sms["messaging_binding"]));
 

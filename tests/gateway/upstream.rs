@@ -42,11 +42,7 @@ impl Upstream {
         let end = CancellationToken::new();
         let serving = serve(listener, Arc::new(answer), requests.clone());
         tokio::spawn(end.clone().run_until_cancelled_owned(serving));
-        Self {
-            address,
-            requests,
-            _end: end.drop_guard(),
-        }
+        Self { address, requests, _end: end.drop_guard() }
     }
 
     /// How many requests came in.
@@ -63,7 +59,11 @@ async fn serve(listener: TcpListener, answer: Answer, requests: Arc<AtomicUsize>
 }
 
 /// An error is the client's hanging up.
-async fn converse(mut connection: TcpStream, answer: Answer, requests: Arc<AtomicUsize>) -> std::io::Result<()> {
+async fn converse(
+    mut connection: TcpStream,
+    answer: Answer,
+    requests: Arc<AtomicUsize>,
+) -> std::io::Result<()> {
     let mut received = Vec::new();
     loop {
         let end = loop {
@@ -121,10 +121,7 @@ pub fn refusing() -> (SocketAddr, TcpSocket) {
 /// A gateway that asks this address.
 pub async fn gateway_asking(address: SocketAddr, env: &[(&str, &str)]) -> Gateway {
     let url = format!("http://{address}");
-    let account = [
-        ("TWILIO_ACCOUNT_SID", sandbox::ACCOUNT_SID),
-        ("TWILIO_AUTH_TOKEN", sandbox::AUTH_TOKEN),
-    ];
+    let account = [("TWILIO_ACCOUNT_SID", sandbox::ACCOUNT_SID), ("TWILIO_AUTH_TOKEN", sandbox::AUTH_TOKEN)];
     let env: Vec<_> = account.iter().chain(env).copied().collect();
     Gateway::launch(&["--upstream-url", &url], &env, Some((address, None))).await
 }

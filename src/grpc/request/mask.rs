@@ -71,7 +71,7 @@ impl Mask {
             }
         };
         for field in fields.iter().filter(|field| !field.in_update(version)) {
-            cannot_carry(check, *field, version, "an update");
+            cannot_carry(check, *field, participant, version, "an update");
         }
         if fields.is_empty() {
             check.refuse("update_mask", "names no field, and participant sets none that is writable");

@@ -60,12 +60,20 @@ pub(super) fn is_set(field: Field, participant: &Participant) -> bool {
     }
 }
 
-pub(super) fn cannot_carry(check: &mut Check, field: Field, version: ApiVersion, what: &str) {
+pub(super) fn cannot_carry(
+    check: &mut Check,
+    field: Field,
+    participant: &Participant,
+    version: ApiVersion,
+    what: &str,
+) {
+    let name = match field {
+        // Of the two that say one thing, the one that the caller set.
+        Field::Type if participant.r#type == 0 && !participant.upstream_type.is_empty() => "upstream_type",
+        _ => field.name(),
+    };
     let other = if field.in_update(version) { "; use an update" } else { "" };
-    check.refuse(
-        format!("participant.{}", field.name()),
-        format!("{what} of {version} cannot carry it{other}"),
-    );
+    check.refuse(format!("participant.{name}"), format!("{what} of {version} cannot carry it{other}"));
 }
 
 /// Checks the value of a field that is set and that the version can carry.
