@@ -160,7 +160,9 @@ pub(super) fn update(
         let version = key.conversation.version;
         webhook(&mut check, webhook_enabled, version);
         fields = mask.fields(&mut check, participant, version);
-        for field in fields.iter().copied().filter(|field| is_set(*field, participant)) {
+        // What the version cannot carry is refused already.
+        let carried = |field: &Field| field.in_update(version) && is_set(*field, participant);
+        for field in fields.iter().copied().filter(carried) {
             value(&mut check, field, participant, version);
         }
     }
