@@ -108,10 +108,17 @@ where
         // A panic would end the connection's task, and with it every other call of the connection.
         let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let answered = async move {
-            let response = match timeout_at(limits.fires, answer).await {
-                Ok(Ok(response)) => response?,
-                Ok(Err(_panic)) => status::plain(Reason::Internal).into_http(),
-                Err(_) => status::plain(Reason::Deadline).into_http(),
+            // A timer rounds up to its next tick, within which a call that has no time left could be served.
+            let has_time = limits.fires > Instant::now();
+            let in_time = if has_time {
+                timeout_at(limits.fires, answer).await.ok()
+            } else {
+                None
+            };
+            let response = match in_time {
+                Some(Ok(response)) => response?,
+                Some(Err(_panic)) => status::plain(Reason::Internal).into_http(),
+                None => status::plain(Reason::Deadline).into_http(),
             };
             Ok(call.observe(response))
         };

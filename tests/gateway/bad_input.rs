@@ -688,8 +688,15 @@ on_both_versions! {
     async fn a_deadline_is_kept_whatever_its_form(face) {
         let mut gateway = Gateway::start().await;
         let raw = Raw::connect(&gateway).await;
-        let answer = raw.call("GetParticipant", &[("grpc-timeout", "0n")], &frame(&face.get_fresh())).await;
-        assert_eq!(answer.code(), Code::DeadlineExceeded);
+        for timeout in ["0n", "0S", "1n"] {
+            let timeout = [("grpc-timeout", timeout)];
+            let answer = raw.call("GetParticipant", &timeout, &frame(&face.get_fresh())).await;
+            assert_eq!(answer.code(), Code::DeadlineExceeded);
+            let create = frame(&face.create(face.newcomer(1)));
+            let answer = raw.call("CreateParticipant", &timeout, &create).await;
+            assert_eq!(answer.code(), Code::DeadlineExceeded);
+        }
+        nothing_was_sent(&mut gateway, face).await;
         for garbage in ["-5x", "-5S", "x", "5", "1.5S", "999999999S", "", "99999999H"] {
             let answer = raw.call("GetParticipant", &[("grpc-timeout", garbage)], &frame(&face.get_fresh())).await;
             assert_eq!(answer.code(), Code::Ok, "{garbage}");
