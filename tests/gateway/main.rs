@@ -11,5 +11,6 @@ mod deadlines;
 mod errors;
 mod fixtures;
 mod lists;
+mod properties;
 mod upstream;
 mod writes;
