@@ -110,11 +110,7 @@ where
         let answered = async move {
             // A timer rounds up to its next tick, within which a call that has no time left could be served.
             let has_time = limits.fires > Instant::now();
-            let in_time = if has_time {
-                timeout_at(limits.fires, answer).await.ok()
-            } else {
-                None
-            };
+            let in_time = if has_time { timeout_at(limits.fires, answer).await.ok() } else { None };
             let response = match in_time {
                 Some(Ok(response)) => response?,
                 Some(Err(_panic)) => status::plain(Reason::Internal).into_http(),

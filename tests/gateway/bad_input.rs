@@ -135,7 +135,7 @@ fn conversation(face: Face, id: &str) -> Option<ConversationRef> {
         Face::V1 => ApiVersion::V1,
         Face::V2 => ApiVersion::V2,
     };
-    Some(ConversationRef { api_version: api_version.into(), ..face.named(id) })
+    Some(ConversationRef { api_version: api_version.into(), ..Face::named(id) })
 }
 
 on_both_versions! {
@@ -164,7 +164,7 @@ on_both_versions! {
     async fn an_unsafe_conversation_id_is_refused(face) {
         let mut gateway = Gateway::start().await;
         for id in unsafe_ids() {
-            for reference in [conversation(face, &id), Some(face.named(&id))] {
+            for reference in [conversation(face, &id), Some(Face::named(&id))] {
                 for (name, result) in every_call(&mut gateway, face, reference.clone(), face.participant()).await {
                     let fields = refused_fields(&result.unwrap_err());
                     assert_eq!(fields, ["conversation.conversation_id"], "{name} {id:?}");
@@ -190,7 +190,7 @@ on_both_versions! {
             "conv_conversation_a/b",
             "conv_conversation_é",
         ] {
-            for (name, result) in every_call(&mut gateway, face, Some(face.named(id)), face.participant()).await {
+            for (name, result) in every_call(&mut gateway, face, Some(Face::named(id)), face.participant()).await {
                 let error = result.unwrap_err();
                 assert_eq!(refused_fields(&error), ["conversation.conversation_id"], "{name} {id}");
                 assert!(error.message().contains("api_version"), "{name} {id}: {}", error.message());
@@ -318,7 +318,7 @@ on_both_versions! {
             Face::V2 => ("conv_conversation_00000000000000000000000002", Face::V1),
         };
         let mut references = vec![
-            face.named(other),
+            Face::named(other),
             ConversationRef { account_id: account_id('2'), ..face.conversation() },
             other_face.conversation(),
         ];

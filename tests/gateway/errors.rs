@@ -487,24 +487,6 @@ on_both_versions! {
         assert!(upstream.count() >= 1);
     }
 
-    async fn a_deadline_after_a_write_was_sent_says_so(face) {
-        let mut gateway = Gateway::start().await;
-        let method = method(face, Operation::Update);
-        gateway.sandbox.fault(json!({ "match": { "method": method }, "hold": true, "times": 1 })).await;
-        let mut request = tonic::Request::new(face.update(face.marked("late")));
-        request.set_timeout(Duration::from_millis(500));
-        let error = gateway.client.update_participant(request).await.unwrap_err();
-        assert_eq!(told(&error), (Code::DeadlineExceeded, "DEADLINE".into()));
-        assert_eq!(error.metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
-        // A read's may be repeated.
-        gateway.sandbox.fault(json!({ "match": { "method": "GET" }, "hold": true, "times": 1 })).await;
-        let mut request = tonic::Request::new(face.get_fresh());
-        request.set_timeout(Duration::from_millis(200));
-        let error = gateway.client.get_participant(request).await.unwrap_err();
-        assert_eq!(told(&error), (Code::DeadlineExceeded, "DEADLINE".into()));
-        assert_eq!(error.metadata().get("grpc-retry-pushback-ms"), None);
-    }
-
     // === Answers that are none
 
     async fn a_redirect_is_not_followed(face) {

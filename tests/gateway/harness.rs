@@ -56,20 +56,20 @@ pub enum Face {
 
 impl Face {
     pub fn conversation(self) -> ConversationRef {
-        self.named(match self {
+        Self::named(match self {
             Self::V1 => sandbox::V1_CONVERSATION,
             Self::V2 => sandbox::V2_CONVERSATION,
         })
     }
 
     pub fn missing_conversation(self) -> ConversationRef {
-        self.named(match self {
+        Self::named(match self {
             Self::V1 => "CH00000000000000000000000000000099",
             Self::V2 => "conv_conversation_00000000000000000000000099",
         })
     }
 
-    pub fn named(self, id: &str) -> ConversationRef {
+    pub fn named(id: &str) -> ConversationRef {
         ConversationRef { conversation_id: id.into(), ..Default::default() }
     }
 

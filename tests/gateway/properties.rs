@@ -50,12 +50,7 @@ impl Told {
             let gateway = gateway_asking(upstream.address, &[("GATEWAY_UPSTREAM_MAX_RETRIES", "0")]).await;
             (gateway, upstream)
         });
-        Self {
-            runtime,
-            answer,
-            gateway: Mutex::new(gateway),
-            _upstream: upstream,
-        }
+        Self { runtime, answer, gateway: Mutex::new(gateway), _upstream: upstream }
     }
 
     /// What each read and write of this version comes to when Twilio answers so.
@@ -63,11 +58,10 @@ impl Told {
         *self.answer.lock().unwrap() = http(&format!("{status} X"), "", body);
         let mut gateway = self.gateway.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.runtime.block_on(async {
-            let list = ListParticipantsRequest {
-                read_options: max_age(std::time::Duration::ZERO),
-                ..face.list()
-            };
-            let first = |page: ListParticipantsResponse| page.participants.into_iter().next().unwrap_or_default();
+            let list =
+                ListParticipantsRequest { read_options: max_age(std::time::Duration::ZERO), ..face.list() };
+            let first =
+                |page: ListParticipantsResponse| page.participants.into_iter().next().unwrap_or_default();
             vec![
                 gateway.get(face.get_fresh()).await.map(|(participant, _)| participant),
                 gateway.list(list).await.map(first),
@@ -270,7 +264,8 @@ fn no_mutation_of_a_sample_breaks_the_gateway() {
 #[test]
 fn no_bytes_break_the_gateway() {
     let upstream = Told::start();
-    let body = prop_oneof![vec(any::<u8>(), 0..300), "[\\[\\]{}\",:0-9a-z\\\\ ]{0,80}".prop_map(String::into_bytes)];
+    let body =
+        prop_oneof![vec(any::<u8>(), 0..300), "[\\[\\]{}\",:0-9a-z\\\\ ]{0,80}".prop_map(String::into_bytes)];
     proptest!(cases(150), |(body in body, status in any_status())| {
         for face in [Face::V1, Face::V2] {
             check(upstream.outcomes(face, status, &body), status)?;
@@ -282,7 +277,9 @@ fn no_bytes_break_the_gateway() {
 fn nesting_without_end_breaks_nothing() {
     let upstream = Told::start();
     for depth in [127, 128, 129, 1000, 100_000] {
-        for (open, close) in [("[", "]"), (r#"{"attributes":"#, "}"), (r#"{"meta":"#, "}"), (r#"{"x":["#, "]}")] {
+        for (open, close) in
+            [("[", "]"), (r#"{"attributes":"#, "}"), (r#"{"meta":"#, "}"), (r#"{"x":["#, "]}")]
+        {
             let whole = format!(r#"{{"participants":{}1{}}}"#, open.repeat(depth), close.repeat(depth));
             let cut = open.repeat(depth);
             for body in [whole, cut] {
@@ -307,9 +304,11 @@ fn text(most: usize) -> impl Strategy<Value = String> {
 fn json_text() -> impl Strategy<Value = String> {
     let depth = any_json().prop_filter("within Twilio's bound", |value| value.to_string().len() <= 4096);
     // As it is written, white space included.
-    (depth, any::<bool>()).prop_map(|(value, pretty)| {
-        if pretty { format!(" {value} ") } else { value.to_string() }
-    })
+    (depth, any::<bool>()).prop_map(
+        |(value, pretty)| {
+            if pretty { format!(" {value} ") } else { value.to_string() }
+        },
+    )
 }
 
 /// Within what the sandbox can store: whole seconds after 1970.
@@ -322,11 +321,7 @@ fn identity() -> impl Strategy<Value = Vec<Address>> {
     let identity = text(256).prop_filter("`null` is no identity", |identity| identity != "null");
     let projected = proptest::option::of("\\+1555[0-9]{7}");
     (identity, projected).prop_map(|(address, projected)| {
-        let chat = Address {
-            channel: Channel::Chat.into(),
-            address,
-            ..Default::default()
-        };
+        let chat = Address { channel: Channel::Chat.into(), address, ..Default::default() };
         let mask = projected.map(|projected_address| Address {
             channel: Channel::Sms.into(),
             projected_address,
@@ -377,14 +372,16 @@ fn v1_participant() -> impl Strategy<Value = Participant> {
 fn v1_update() -> impl Strategy<Value = Participant> {
     let index = proptest::option::of(0..=i64::MAX);
     (json_text(), role(), index, moment(), moment(), moment()).prop_map(
-        |(attributes, role_id, last_read_message_index, last_read_time, create_time, update_time)| Participant {
-            attributes,
-            role_id,
-            last_read_message_index,
-            last_read_time,
-            create_time,
-            update_time,
-            ..Default::default()
+        |(attributes, role_id, last_read_message_index, last_read_time, create_time, update_time)| {
+            Participant {
+                attributes,
+                role_id,
+                last_read_message_index,
+                last_read_time,
+                create_time,
+                update_time,
+                ..Default::default()
+            }
         },
     )
 }
@@ -435,13 +432,15 @@ fn v2_participant() -> impl Strategy<Value = Participant> {
         addresses.dedup_by(|a, b| (&a.upstream_channel, &a.address) == (&b.upstream_channel, &b.address));
         addresses
     });
-    (kind, name, profile_id, addresses).prop_map(|((kind, word), display_name, profile_id, addresses)| Participant {
-        display_name,
-        r#type: kind.into(),
-        upstream_type: word,
-        profile_id,
-        addresses,
-        ..Default::default()
+    (kind, name, profile_id, addresses).prop_map(|((kind, word), display_name, profile_id, addresses)| {
+        Participant {
+            display_name,
+            r#type: kind.into(),
+            upstream_type: word,
+            profile_id,
+            addresses,
+            ..Default::default()
+        }
     })
 }
 
@@ -461,7 +460,9 @@ fn stored(written: &Participant, read: &Participant) -> Participant {
             address.upstream_channel = word.into();
         }
     }
-    let or = |written: &String, default: &str| if written.is_empty() { default.to_owned() } else { written.clone() };
+    let or = |written: &String, default: &str| {
+        if written.is_empty() { default.to_owned() } else { written.clone() }
+    };
     Participant {
         id: read.id.clone(),
         conversation_id: read.conversation_id.clone(),
@@ -471,7 +472,11 @@ fn stored(written: &Participant, read: &Participant) -> Participant {
         etag: read.etag.clone(),
         addresses,
         attributes: if is_v1 { or(&written.attributes, "{}") } else { String::new() },
-        role_id: if is_v1 { or(&written.role_id, "RL00000000000000000000000000000001") } else { String::new() },
+        role_id: if is_v1 {
+            or(&written.role_id, "RL00000000000000000000000000000001")
+        } else {
+            String::new()
+        },
         create_time: written.create_time.or(read.create_time),
         update_time: written.update_time.or(read.update_time),
         ..written.clone()
@@ -479,10 +484,7 @@ fn stored(written: &Participant, read: &Participant) -> Participant {
 }
 
 fn by_id(face: Face, id: &str) -> GetParticipantRequest {
-    GetParticipantRequest {
-        participant_id: id.into(),
-        ..face.get_fresh()
-    }
+    GetParticipantRequest { participant_id: id.into(), ..face.get_fresh() }
 }
 
 /// The sandbox starts over, so that no two cases meet.
