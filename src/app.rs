@@ -187,7 +187,7 @@ impl App {
 
     /// Serves until `stop` says how to end, and ends so.
     pub async fn run(self, stop: impl Future<Output = Stop>) -> Result<(), RunError> {
-        let readiness = Readiness::default();
+        let (readiness, mut health) = (Readiness::default(), self.health);
         let (goaway, end) = (CancellationToken::new(), CancellationToken::new());
         // Tasks end with this future, whichever way it ends: nothing outlives it.
         let mut servers = JoinSet::new();
@@ -205,7 +205,7 @@ impl App {
         let goaway_wanted = goaway.clone().cancelled_owned();
         grpc.spawn(ending("gRPC", self.router.serve_with_incoming_shutdown(incoming, goaway_wanted)));
 
-        self.health.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
+        health.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
         readiness.set(true);
         if let Some(path) = &self.ready_file {
             ready_file::write(path, &self.addresses).map_err(RunError::ReadyFile)?;
@@ -218,7 +218,7 @@ impl App {
             Some(ended) = servers.join_next() => return Err(ended_early(ended)),
             Some(ended) = grpc.join_next() => return Err(ended_early(ended)),
         };
-        self.health.set_service_status(SERVICE_NAME, ServingStatus::NotServing).await;
+        health.set_service_status(SERVICE_NAME, ServingStatus::NotServing).await;
         readiness.set(false);
         if stop == Stop::WhenNoticed {
             info!(delay = ?self.drain.delay, "not ready; serving on while balancers notice");
@@ -227,6 +227,10 @@ impl App {
         info!(timeout = ?self.drain.timeout, calls = self.calls.in_flight(), "draining");
         self.end_streams.cancel();
         goaway.cancel();
+        // Whoever watches the health has a stream, too, which ends with what it is about.
+        for service in [SERVICE_NAME, ""] {
+            health.clear_service_status(service).await;
+        }
         drain(grpc, &self.tasks, &self.calls, self.drain.timeout).await;
         end.cancel();
         Ok(())
