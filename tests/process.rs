@@ -7,9 +7,9 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -886,26 +886,28 @@ async fn a_write_that_outlasts_the_drain_is_cut_and_counted() {
 #[derive(Default)]
 struct Load {
     answered: AtomicU64,
-    /// Before the process said that it drains.
-    failed_early: AtomicU64,
-    /// With an answer of the gateway's.
-    refused: AtomicU64,
-    /// Without one: the connection was closed, or there was none.
-    unconnected: AtomicU64,
-    drains: AtomicBool,
+    failed: Mutex<Vec<(SystemTime, Status)>>,
 }
 
 impl Load {
-    fn note(&self, drained_before: bool, result: Result<(), Status>) {
-        let count = match result {
-            Ok(()) => &self.answered,
-            Err(_) if !drained_before && !self.drains.load(Ordering::SeqCst) => &self.failed_early,
-            // What the client's own transport says has a source; what the gateway says comes without.
-            Err(status) if std::error::Error::source(&status).is_some() => &self.unconnected,
-            Err(_) => &self.refused,
-        };
-        count.fetch_add(1, Ordering::SeqCst);
+    fn note(&self, result: Result<(), Status>) {
+        match result {
+            Ok(()) => {
+                self.answered.fetch_add(1, Ordering::SeqCst);
+            }
+            Err(status) => self.failed.lock().unwrap().push((SystemTime::now(), status)),
+        }
     }
+
+    fn answered(&self) -> u64 {
+        self.answered.load(Ordering::SeqCst)
+    }
+}
+
+/// When a log line was written.
+fn written(line: &str) -> SystemTime {
+    let line: Value = serde_json::from_str(line).unwrap();
+    humantime::parse_rfc3339(line["timestamp"].as_str().unwrap()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -922,7 +924,6 @@ async fn sigterm_under_load_loses_no_accepted_call() {
             callers.spawn(async move {
                 // Until the process is gone; a caller that cannot connect does not spin.
                 while !gone.is_cancelled() && Instant::now() < end {
-                    let drained_before = load.drains.load(Ordering::SeqCst);
                     let result = if caller % 2 == 0 {
                         client.get_participant(get_fresh("alice")).await.map(|_| ())
                     } else {
@@ -932,7 +933,7 @@ async fn sigterm_under_load_loses_no_accepted_call() {
                             .map(|_| ())
                     };
                     let failed = result.is_err();
-                    load.note(drained_before, result);
+                    load.note(result);
                     if failed {
                         let _ = timeout(Duration::from_millis(20), gone.cancelled()).await;
                     }
@@ -940,35 +941,34 @@ async fn sigterm_under_load_loses_no_accepted_call() {
             });
         }
     }
-    while load.answered.load(Ordering::SeqCst) < 500 {
+    while load.answered() < 500 {
         assert!(Instant::now() < end, "there is no load");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     gateway.signal(Signal::Terminate);
     gateway.err.until("serving on").await;
-    let at_sigterm = load.answered.load(Ordering::SeqCst);
-    gateway.err.until("draining").await;
-    load.drains.store(true, Ordering::SeqCst);
-    let at_goaway = load.answered.load(Ordering::SeqCst);
+    let at_sigterm = load.answered();
+    let draining = written(&gateway.err.until("draining").await);
+    let at_goaway = load.answered();
     let code = gateway.exit().await;
     gone.cancel();
     callers.join_all().await;
 
-    let of = |count: &AtomicU64| count.load(Ordering::SeqCst);
+    let (answered, failed) = (load.answered(), std::mem::take(&mut *load.failed.lock().unwrap()));
+    let early = failed.iter().filter(|(at, _)| *at < draining).count();
+    // What the client's own transport says has a source; what the gateway says comes without.
+    let refused = failed.iter().filter(|(_, status)| std::error::Error::source(status).is_none()).count();
     let received = control.get("requests").await["total"].as_u64().unwrap();
-    let lost = received.abs_diff(of(&load.answered));
+    let lost = received.abs_diff(answered);
     println!(
-        "{} calls answered ({at_sigterm} before SIGTERM, {} during the delay, {} after), {} found no connection, {} \
-         refused, {} failed before the drain, {lost} lost",
-        of(&load.answered),
+        "{answered} calls answered ({at_sigterm} before SIGTERM, {} during the delay, {} after), {} found no \
+         connection, {refused} refused, {early} failed before the drain, {lost} lost",
         at_goaway - at_sigterm,
-        of(&load.answered) - at_goaway,
-        of(&load.unconnected),
-        of(&load.refused),
-        of(&load.failed_early),
+        answered - at_goaway,
+        failed.len() - refused,
     );
     assert_eq!(code, Some(0), "{:#?}", gateway.err.all);
-    assert_eq!((of(&load.failed_early), of(&load.refused)), (0, 0));
+    assert_eq!((early, refused), (0, 0), "{failed:#?}");
     // Each call costs one request: one that got as far as the upstream has been answered.
     assert_eq!(lost, 0, "{received} requests were received");
     assert!(at_goaway > at_sigterm, "it does not serve during the delay");
