@@ -158,9 +158,9 @@ impl App {
         let known = Accounts::new(default, accounts.iter().map(|account| account.id.clone()));
         let (tasks, end_streams) = (TaskTracker::new(), CancellationToken::new());
         let client = Twilio::new(&twilio, accounts)?;
-        let participants = Participants::new(client, &cache, page_tokens, tasks.clone(), end_streams.clone());
+        let participants = Participants::new(client, &cache, page_tokens, tasks.clone());
 
-        let calls = CallLayer::new(call_timeout);
+        let calls = CallLayer::new(call_timeout, end_streams.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         let service = grpc::service(participants.clone(), known);
         let router = server::router(calls.clone(), service, health_service)?;
@@ -187,7 +187,7 @@ impl App {
 
     /// Serves until `stop` says how to end, and ends so.
     pub async fn run(self, stop: impl Future<Output = Stop>) -> Result<(), RunError> {
-        let (readiness, mut health) = (Readiness::default(), self.health);
+        let (readiness, health) = (Readiness::default(), self.health);
         let (goaway, end) = (CancellationToken::new(), CancellationToken::new());
         // Tasks end with this future, whichever way it ends: nothing outlives it.
         let mut servers = JoinSet::new();
@@ -227,10 +227,6 @@ impl App {
         info!(timeout = ?self.drain.timeout, calls = self.calls.in_flight(), "draining");
         self.end_streams.cancel();
         goaway.cancel();
-        // Whoever watches the health has a stream, too, which ends with what it is about.
-        for service in [SERVICE_NAME, ""] {
-            health.clear_service_status(service).await;
-        }
         drain(grpc, &self.tasks, &self.calls, self.drain.timeout).await;
         end.cancel();
         Ok(())

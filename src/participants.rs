@@ -42,8 +42,6 @@ pub enum Error {
     NotSupported(ApiVersion),
     /// Twilio's pages do not end.
     EndlessPages(ApiVersion),
-    /// The gateway is stopping.
-    ShuttingDown,
     /// A bug of the gateway, such as a task that panicked.
     Bug,
 }
@@ -84,18 +82,11 @@ pub struct Participants {
     aliases: Aliases,
     page_tokens: PageTokens,
     tasks: TaskTracker,
-    shutdown: CancellationToken,
 }
 
 impl Participants {
-    /// `tasks` owns loads and writes that outlive their callers; `shutdown` ends streams.
-    pub fn new(
-        twilio: Twilio,
-        cache: &CacheSettings,
-        page_tokens: PageTokens,
-        tasks: TaskTracker,
-        shutdown: CancellationToken,
-    ) -> Self {
+    /// `tasks` owns loads and writes that outlive their callers.
+    pub fn new(twilio: Twilio, cache: &CacheSettings, page_tokens: PageTokens, tasks: TaskTracker) -> Self {
         let traits = cache::Traits { weight: Cached::weight, is_negative: Cached::is_negative };
         Self {
             twilio: Arc::new(twilio),
@@ -103,7 +94,6 @@ impl Participants {
             cache: Cache::new(cache, &traits, tasks.clone()),
             page_tokens,
             tasks,
-            shutdown,
         }
     }
 

@@ -15,6 +15,7 @@ use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use tower::{Layer, Service};
@@ -30,12 +31,14 @@ pub struct CallLayer {
     longest: Duration,
     methods: Arc<HashSet<String>>,
     in_flight: Arc<AtomicUsize>,
+    end_streams: CancellationToken,
 }
 
 impl CallLayer {
-    /// `longest` bounds a call with one answer whose caller sets no deadline, or a later one.
-    pub fn new(longest: Duration) -> Self {
-        Self { longest, methods: Arc::new(methods()), in_flight: Arc::default() }
+    /// `longest` bounds a call with one answer whose caller sets no deadline, or a later one. `end_streams` ends every
+    /// stream, reflection's and a health watcher's among them: a graceful shutdown would wait for them for ever.
+    pub fn new(longest: Duration, end_streams: CancellationToken) -> Self {
+        Self { longest, methods: Arc::new(methods()), in_flight: Arc::default(), end_streams }
     }
 
     /// How many calls have begun and not ended.
@@ -102,7 +105,7 @@ where
             rpc.method = &*method,
             rpc.response.status_code = field::Empty,
         );
-        let in_flight = self.layer.in_flight.clone();
+        let (in_flight, end_streams) = (self.layer.in_flight.clone(), self.layer.end_streams.clone());
         in_flight.fetch_add(1, Ordering::Relaxed);
         let call = Call { method, span: span.clone(), began: Instant::now(), ended: false, in_flight };
         // A panic would end the connection's task, and with it every other call of the connection.
@@ -116,7 +119,7 @@ where
                 Some(Err(_panic)) => status::plain(Reason::Internal).into_http(),
                 None => status::plain(Reason::Deadline).into_http(),
             };
-            Ok(call.observe(response))
+            Ok(call.observe(response, end_streams))
         };
         Box::pin(answered.instrument(span))
     }
@@ -145,13 +148,28 @@ struct Call {
 }
 
 impl Call {
-    fn observe(mut self, response: Response<tonic::body::Body>) -> Response<tonic::body::Body> {
+    fn observe(
+        mut self,
+        response: Response<tonic::body::Body>,
+        end_streams: CancellationToken,
+    ) -> Response<tonic::body::Body> {
         // An error that comes before any answer is in the headers; else the end is in the trailers.
         if let Some(status) = Status::from_header_map(response.headers()) {
             self.end(&status);
             return response;
         }
-        response.map(|inner| tonic::body::Body::new(Observed { inner, call: self }))
+        response
+            .map(|inner| tonic::body::Body::new(Observed { inner, call: self, stopping: None, end_streams }))
+    }
+
+    /// The trailers of a stream that ends because the gateway does.
+    fn stop<T>(&mut self) -> Frame<T> {
+        let status = status::plain(Reason::ShuttingDown);
+        self.end(&status);
+        let mut trailers = HeaderMap::new();
+        // It holds no text that a header could not.
+        let _ = status.add_header(&mut trailers);
+        Frame::trailers(trailers)
     }
 
     fn end(&mut self, status: &Status) {
@@ -243,11 +261,14 @@ fn code_name(code: Code) -> &'static str {
 }
 
 pin_project! {
-    /// A response's body that notes the status in its trailers.
+    /// A response's body that notes the status in its trailers, and ends when the gateway stops.
     struct Observed {
         #[pin]
         inner: tonic::body::Body,
         call: Call,
+        // Made when the body first waits: an answer that is ready is never a stream that has to be ended.
+        stopping: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+        end_streams: CancellationToken,
     }
 }
 
@@ -260,10 +281,15 @@ impl Body for Observed {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.project();
+        if this.call.ended {
+            return Poll::Ready(None);
+        }
         // A stream's work is done while it is polled, and belongs to the call's span.
-        let frame = {
-            let _entered = this.call.span.enter();
-            std::task::ready!(this.inner.poll_frame(context))
+        let _entered = this.call.span.clone().entered();
+        let Poll::Ready(frame) = this.inner.poll_frame(context) else {
+            let wait = || Box::pin(this.end_streams.clone().cancelled_owned());
+            std::task::ready!(this.stopping.get_or_insert_with(wait).as_mut().poll(context));
+            return Poll::Ready(Some(Ok(this.call.stop())));
         };
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
@@ -274,7 +300,7 @@ impl Body for Observed {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.call.ended || self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -67,7 +67,6 @@ pub(super) fn of(error: &participants::Error) -> Status {
             failure.version(*version);
             failure.into_status()
         }
-        participants::Error::ShuttingDown => plain(Reason::ShuttingDown),
         participants::Error::Bug => plain(Reason::Internal),
     }
 }

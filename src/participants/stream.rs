@@ -36,8 +36,7 @@ struct Walk {
 }
 
 impl Participants {
-    /// The participants in Twilio's order. The stream ends with its first error: the deadline's, Twilio's, or that the
-    /// gateway stops.
+    /// The participants in Twilio's order. The stream ends with its first error, the deadline's or Twilio's.
     pub fn stream(
         &self,
         conversation: Conversation,
@@ -64,9 +63,6 @@ impl Participants {
 impl Walk {
     async fn next(&mut self) -> Result<Option<Streamed>, Error> {
         loop {
-            if self.participants.shutdown.is_cancelled() {
-                return Err(Error::ShuttingDown);
-            }
             if let Some(participant) = self.page.pop_front() {
                 return Ok(Some(Streamed { participant, fetched: self.fetched }));
             }
@@ -80,18 +76,13 @@ impl Walk {
 
     async fn load(&mut self, cursor: Cursor) -> Result<(), Error> {
         self.pages += 1;
-        let (participants, version) = (self.participants.clone(), self.conversation.version);
         self.fetched = SystemTime::now();
-        let budget = participants.twilio.budget(self.deadline);
-        let page = participants.twilio.list(&self.conversation, self.size, &cursor, budget);
-        let page = tokio::select! {
-            biased;
-            () = participants.shutdown.cancelled() => return Err(Error::ShuttingDown),
-            page = timeout_at(self.deadline, page) => page.map_err(|_| Error::Deadline { sent: false })??,
-        };
+        let twilio = &self.participants.twilio;
+        let page = twilio.list(&self.conversation, self.size, &cursor, twilio.budget(self.deadline));
+        let page = timeout_at(self.deadline, page).await.map_err(|_| Error::Deadline { sent: false })??;
         // A page that names itself as the next would never end.
         if self.pages >= MAX_PAGES || page.next.as_ref() == Some(&cursor) {
-            return Err(Error::EndlessPages(version));
+            return Err(Error::EndlessPages(self.conversation.version));
         }
         self.page = page.participants.into();
         self.next = page.next;
