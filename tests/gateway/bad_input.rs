@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderValue, Request};
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use http::HeaderValue;
 use participant_gateway::proto::*;
 use participant_gateway::sandbox;
 use prost_types::Timestamp;
@@ -17,6 +14,10 @@ use tonic_types::StatusExt as _;
 
 use crate::harness::*;
 use crate::on_both_versions;
+use crate::raw::*;
+
+/// The path of a field, and a participant that sets it.
+type Set = (&'static str, Participant);
 
 /// Ids that cannot be one segment of a path.
 fn unsafe_ids() -> Vec<String> {
@@ -453,7 +454,7 @@ on_both_versions! {
         let mut gateway = Gateway::start().await;
         let some_time = Some(Timestamp { seconds: 1, nanos: 0 });
         let empty = Participant::default;
-        let (in_both, in_create): (Vec<(&str, Participant)>, Vec<(&str, Participant)>) = match face {
+        let (in_both, in_create): (Vec<Set>, Vec<Set>) = match face {
             Face::V1 => (
                 vec![
                     ("participant.display_name", Participant { display_name: "Dana".into(), ..empty() }),
@@ -705,7 +706,7 @@ on_both_versions! {
         let began = std::time::Instant::now();
         let answer = raw.call("GetParticipant", &[("grpc-timeout", "200m")], &frame(&face.get_fresh())).await;
         assert_eq!(answer.code(), Code::DeadlineExceeded);
-        assert!(began.elapsed() < Duration::from_millis(1000), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
         gateway.sandbox.clear_faults().await;
         gateway.get(face.get_fresh()).await.unwrap();
     }
@@ -750,7 +751,7 @@ on_both_versions! {
                 assert_ne!(sent[name].as_str(), Some(value), "{name}");
             }
         }
-        let mut request = raw.request("GetParticipant", frame(&face.get_fresh()));
+        let mut request = Raw::request("GetParticipant", frame(&face.get_fresh()));
         request.headers_mut().insert("x-odd", HeaderValue::from_bytes(b"\xff\xfe").unwrap());
         assert_eq!(raw.send(request).await.code(), Code::Ok);
         gateway.get(face.get_fresh()).await.unwrap();
@@ -760,7 +761,7 @@ on_both_versions! {
         let mut gateway = Gateway::start().await;
         let raw = Raw::connect(&gateway).await;
         let much = "x".repeat(28 * 1024);
-        let request = raw.with_headers("GetParticipant", &[("x-much", &much)], &frame(&face.get_fresh()));
+        let request = Raw::with_headers("GetParticipant", &[("x-much", &much)], &frame(&face.get_fresh()));
         // Either the stream ends or 431 says why.
         if let Ok(answer) = raw.try_send(request).await {
             assert_eq!(answer.http_status, 431);
@@ -820,7 +821,7 @@ on_both_versions! {
             "/participant.v1.ParticipantService//GetParticipant",
             "/",
         ] {
-            let mut request = raw.request("GetParticipant", frame(&face.get()));
+            let mut request = Raw::request("GetParticipant", frame(&face.get()));
             let uri = format!("http://gateway{path}");
             *request.uri_mut() = uri.parse().unwrap();
             assert_eq!(raw.send(request).await.code(), Code::Unimplemented, "{path}");
@@ -1150,75 +1151,4 @@ async fn a_v2_value_out_of_its_form_is_refused() {
         assert_eq!(refused_update(&mut gateway, Face::V2, participant).await, fields);
     }
     nothing_was_sent(&mut gateway, Face::V2).await;
-}
-
-// === A client that keeps to no rule but HTTP/2
-
-struct Raw {
-    connection: hyper::client::conn::http2::SendRequest<Full<Bytes>>,
-}
-
-#[derive(Debug)]
-struct RawAnswer {
-    http_status: u16,
-    grpc_status: Option<i32>,
-}
-
-impl RawAnswer {
-    fn code(&self) -> Code {
-        Code::from_i32(self.grpc_status.expect("the answer has a gRPC status"))
-    }
-}
-
-impl Raw {
-    async fn connect(gateway: &Gateway) -> Self {
-        let stream = TcpStream::connect(gateway.addresses.grpc).await.unwrap();
-        let (connection, driver) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(driver);
-        Self { connection }
-    }
-
-    fn request(&self, method: &str, body: Vec<u8>) -> Request<Full<Bytes>> {
-        Request::post(format!("http://gateway/participant.v1.ParticipantService/{method}"))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(Full::from(body))
-            .unwrap()
-    }
-
-    fn with_headers(&self, method: &str, headers: &[(&str, &str)], body: &[u8]) -> Request<Full<Bytes>> {
-        let mut request = self.request(method, body.to_vec());
-        for (name, value) in headers {
-            let name = http::HeaderName::try_from(*name).unwrap();
-            request.headers_mut().append(name, value.parse().unwrap());
-        }
-        request
-    }
-
-    async fn call(&self, method: &str, headers: &[(&str, &str)], body: &[u8]) -> RawAnswer {
-        self.send(self.with_headers(method, headers, body)).await
-    }
-
-    async fn send(&self, request: Request<Full<Bytes>>) -> RawAnswer {
-        self.try_send(request).await.unwrap()
-    }
-
-    async fn try_send(&self, request: Request<Full<Bytes>>) -> Result<RawAnswer, hyper::Error> {
-        let (head, body) = self.connection.clone().send_request(request).await?.into_parts();
-        let body = body.collect().await?;
-        let status = |headers: &http::HeaderMap| headers.get("grpc-status")?.to_str().ok()?.parse().ok();
-        Ok(RawAnswer {
-            http_status: head.status.as_u16(),
-            grpc_status: status(&head.headers).or_else(|| body.trailers().and_then(status)),
-        })
-    }
-}
-
-/// A message as gRPC sends it.
-fn frame(message: &impl prost::Message) -> Vec<u8> {
-    let mut frame = vec![0];
-    frame.extend_from_slice(&u32::try_from(message.encoded_len()).unwrap().to_be_bytes());
-    message.encode(&mut frame).unwrap();
-    frame
 }

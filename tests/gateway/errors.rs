@@ -1,5 +1,6 @@
 //! What a caller is told when Twilio refuses, fails, hangs up or talks nonsense, and how often Twilio was asked.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use participant_gateway::grpc::{Row, TABLE};
@@ -11,6 +12,7 @@ use tonic_types::StatusExt as _;
 
 use crate::harness::*;
 use crate::on_both_versions;
+use crate::raw::*;
 use crate::upstream::*;
 
 const NO_RETRIES: (&str, &str) = ("GATEWAY_UPSTREAM_MAX_RETRIES", "0");
@@ -128,7 +130,8 @@ on_both_versions! {
         let mut gateway = Gateway::with(&[NO_RETRIES]).await;
         for operation in operations(face) {
             for row in TABLE.iter().filter(|row| row.on.includes(operation)) {
-                for http_status in row.statuses.iter().flat_map(|(first, last)| [*first, *last]) {
+                let ends: BTreeSet<u16> = row.statuses.iter().flat_map(|(first, last)| [*first, *last]).collect();
+                for http_status in ends {
                     // Without a body, with one that is none of Twilio's, and with a code that no row knows.
                     for (body, code) in [
                         (json!(null), None),
@@ -443,7 +446,7 @@ on_both_versions! {
     }
 
     async fn an_attempt_that_takes_too_long_is_given_up(face) {
-        let mut gateway = Gateway::with(&[("GATEWAY_UPSTREAM_ATTEMPT_TIMEOUT", "100ms")]).await;
+        let mut gateway = Gateway::with(&[("GATEWAY_UPSTREAM_ATTEMPT_TIMEOUT", "300ms")]).await;
         for operation in [Operation::Fetch, Operation::List, Operation::Create, Operation::Update] {
             gateway.sandbox.forget_requests().await;
             gateway.sandbox.clear_faults().await;
@@ -485,6 +488,30 @@ on_both_versions! {
         let created = waiting.await.unwrap().unwrap().into_inner().participant.unwrap();
         assert_eq!(created.id, "MB1");
         assert!(upstream.count() >= 1);
+    }
+
+    async fn a_deadline_after_a_write_was_sent_says_so(face) {
+        let gateway = Gateway::start().await;
+        let raw = Raw::connect(&gateway).await;
+        let method = method(face, Operation::Update);
+        gateway.sandbox.fault(json!({ "match": { "method": method }, "hold": true, "times": 1 })).await;
+        let update = frame(&face.update(face.marked("late")));
+        let answer = raw.call("UpdateParticipant", &[("grpc-timeout", "1S")], &update).await;
+        assert_eq!(told(answer.status()), (Code::DeadlineExceeded, "DEADLINE".into()));
+        assert_eq!(answer.status().metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
+        // A read may be repeated, and so may a write that was not sent.
+        gateway.sandbox.fault(json!({ "match": { "method": "GET" }, "hold": true })).await;
+        let get = raw.call("GetParticipant", &[("grpc-timeout", "200m")], &frame(&face.get_fresh())).await;
+        let by_identity = UpdateParticipantRequest {
+            participant_id: if face == Face::V1 { "bob".into() } else { face.participant().into() },
+            ..face.update(face.marked("late"))
+        };
+        let update = raw.call("UpdateParticipant", &[("grpc-timeout", "200m")], &frame(&by_identity)).await;
+        for answer in [get, update] {
+            assert_eq!(told(answer.status()), (Code::DeadlineExceeded, "DEADLINE".into()));
+            assert_eq!(answer.status().metadata().get("grpc-retry-pushback-ms"), None);
+        }
+        assert_eq!(requests(&gateway, method).await, 1);
     }
 
     // === Answers that are none

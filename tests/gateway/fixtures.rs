@@ -326,7 +326,7 @@ async fn every_participant_reads_as_expected(
         // The same in a page.
         served(&gateway, face, &format!(r#"{{"meta":{{}},"participants":[{body}]}}"#)).await;
         let page = gateway.list(fresh_list(face)).await.unwrap();
-        assert_eq!(page.participants, [alone.clone()], "{name}");
+        assert_eq!(page.participants, std::slice::from_ref(&alone), "{name}");
         let etag = alone.etag.clone();
         assert_eq!(without_etag(alone), expected, "{name}");
         for (other, others) in &seen {

@@ -12,5 +12,6 @@ mod errors;
 mod fixtures;
 mod lists;
 mod properties;
+mod raw;
 mod upstream;
 mod writes;

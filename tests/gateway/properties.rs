@@ -1,6 +1,6 @@
 //! What holds for every answer of Twilio and for every participant, not only for those that somebody thought of.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use participant_gateway::proto::*;
 use proptest::collection::vec;
@@ -56,7 +56,7 @@ impl Told {
     /// What each read and write of this version comes to when Twilio answers so.
     fn outcomes(&self, face: Face, status: u16, body: &[u8]) -> Vec<Result<Participant, Status>> {
         *self.answer.lock().unwrap() = http(&format!("{status} X"), "", body);
-        let mut gateway = self.gateway.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut gateway = self.gateway.lock().unwrap_or_else(PoisonError::into_inner);
         self.runtime.block_on(async {
             let list =
                 ListParticipantsRequest { read_options: max_age(std::time::Duration::ZERO), ..face.list() };
@@ -276,7 +276,7 @@ fn no_bytes_break_the_gateway() {
 #[test]
 fn nesting_without_end_breaks_nothing() {
     let upstream = Told::start();
-    for depth in [127, 128, 129, 1000, 100_000] {
+    for depth in [127, 128, 100_000] {
         for (open, close) in
             [("[", "]"), (r#"{"attributes":"#, "}"), (r#"{"meta":"#, "}"), (r#"{"x":["#, "]}")]
         {
@@ -284,8 +284,9 @@ fn nesting_without_end_breaks_nothing() {
             let cut = open.repeat(depth);
             for body in [whole, cut] {
                 for face in [Face::V1, Face::V2] {
-                    check(upstream.outcomes(face, 200, body.as_bytes()), 200).unwrap();
-                    check(upstream.outcomes(face, 404, body.as_bytes()), 404).unwrap();
+                    for status in [200, 404] {
+                        check(upstream.outcomes(face, status, body.as_bytes()), status).unwrap();
+                    }
                 }
             }
         }
@@ -487,19 +488,43 @@ fn by_id(face: Face, id: &str) -> GetParticipantRequest {
     GetParticipantRequest { participant_id: id.into(), ..face.get_fresh() }
 }
 
-/// The sandbox starts over, so that no two cases meet.
-async fn reset(gateway: &Gateway) {
-    let url = format!("http://{}/_sandbox/reset", gateway.addresses.sandbox.unwrap());
-    reqwest::Client::new().post(url).send().await.unwrap().error_for_status().unwrap();
+/// A gateway whose sandbox can start over, so that no two cases meet.
+struct Fresh {
+    runtime: Runtime,
+    gateway: Mutex<Gateway>,
+    // Made once: it takes longer than a case.
+    http: reqwest::Client,
+}
+
+impl Fresh {
+    fn start() -> Self {
+        let runtime = runtime();
+        Self {
+            gateway: Mutex::new(runtime.block_on(Gateway::start())),
+            http: reqwest::Client::new(),
+            runtime,
+        }
+    }
+
+    /// One case, with what the sandbox starts with.
+    fn run(
+        &self,
+        case: impl AsyncFnOnce(&mut Gateway) -> Result<(), TestCaseError>,
+    ) -> Result<(), TestCaseError> {
+        // A case that failed has poisoned it; the next one starts over.
+        let mut gateway = self.gateway.lock().unwrap_or_else(PoisonError::into_inner);
+        self.runtime.block_on(async {
+            let url = format!("http://{}/_sandbox/reset", gateway.addresses.sandbox.unwrap());
+            self.http.post(url).send().await.unwrap().error_for_status().unwrap();
+            case(&mut gateway).await
+        })
+    }
 }
 
 fn created_is_read_back(face: Face, participants: impl Strategy<Value = Participant>) {
-    let runtime = runtime();
-    let gateway = Mutex::new(runtime.block_on(Gateway::start()));
-    proptest!(cases(120), |(participant in participants)| {
-        let mut gateway = gateway.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        runtime.block_on(async {
-            reset(&gateway).await;
+    let fresh = Fresh::start();
+    proptest!(cases(100), |(participant in participants)| {
+        fresh.run(async |gateway| {
             let created = gateway.create(face.create(participant.clone())).await.unwrap();
             prop_assert_eq!(&created, &stored(&participant, &created));
             let (read, _) = gateway.get(by_id(face, &created.id)).await.unwrap();
@@ -524,12 +549,9 @@ fn what_a_v2_create_sends_is_read_back() {
 
 #[test]
 fn what_a_v1_update_sends_is_read_back_and_nothing_else_changes() {
-    let runtime = runtime();
-    let gateway = Mutex::new(runtime.block_on(Gateway::start()));
-    proptest!(cases(120), |(new in v1_update())| {
-        let mut gateway = gateway.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        runtime.block_on(async {
-            reset(&gateway).await;
+    let fresh = Fresh::start();
+    proptest!(cases(100), |(new in v1_update())| {
+        fresh.run(async |gateway| {
             let (before, _) = gateway.get(Face::V1.get_fresh()).await.unwrap();
             let set = [
                 ("attributes", true),
@@ -563,13 +585,10 @@ fn what_a_v1_update_sends_is_read_back_and_nothing_else_changes() {
 
 #[test]
 fn what_a_v2_update_masks_is_changed_and_the_rest_stays() {
-    let runtime = runtime();
-    let gateway = Mutex::new(runtime.block_on(Gateway::start()));
+    let fresh = Fresh::start();
     let fields = prop::sample::subsequence(vec!["display_name", "type", "profile_id", "addresses"], 1..=4);
-    proptest!(cases(120), |(old in v2_participant(), new in v2_participant(), paths in fields)| {
-        let mut gateway = gateway.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        runtime.block_on(async {
-            reset(&gateway).await;
+    proptest!(cases(100), |(old in v2_participant(), new in v2_participant(), paths in fields)| {
+        fresh.run(async |gateway| {
             let before = gateway.create(Face::V2.create(old)).await.unwrap();
             let update = UpdateParticipantRequest {
                 participant_id: before.id.clone(),
@@ -611,7 +630,7 @@ fn a_page_walk_of_any_size_reads_everybody_once() {
     });
     let gateway = Mutex::new(&mut gateway);
     proptest!(cases(20), |(sizes in vec(1_i32..30, 1..6), is_v1 in any::<bool>())| {
-        let mut gateway = gateway.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut gateway = gateway.lock().unwrap_or_else(PoisonError::into_inner);
         let face = if is_v1 { Face::V1 } else { Face::V2 };
         runtime.block_on(async {
             let (mut token, mut forward, mut tokens) = (String::new(), Vec::new(), Vec::new());
