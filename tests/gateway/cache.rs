@@ -147,7 +147,9 @@ on_both_versions! {
         gateway.sandbox.fault(json!({ "hold": true, "times": 1 })).await;
         let mut impatient = tonic::Request::new(face.get());
         impatient.set_timeout(Duration::from_millis(200));
-        gateway.client.get_participant(impatient).await.unwrap_err();
+        let error = gateway.client.get_participant(impatient).await.unwrap_err();
+        // Whose timer fires first, the gateway's or the client's own, is a matter of load.
+        assert!(matches!(error.code(), Code::DeadlineExceeded | Code::Cancelled), "{error:?}");
         gateway.sandbox.release().await;
         // Coalesced or hit, but not loaded a second time.
         gateway.get(face.get()).await.unwrap();
