@@ -198,10 +198,10 @@ impl Problem {
             if is_object { serde_json::from_slice(body).unwrap_or_default() } else { ErrorBody::default() };
         let conflicting_id = header(headers, "x-conflicting-resource-id")
             .filter(|id| is_plain(id))
-            .or_else(|| body.code.filter(|code| *code == 50416).and_then(|_| body.named_conversation()));
+            .or_else(|| body.code().filter(|code| *code == 50416).and_then(|_| body.named_conversation()));
         Self {
             status,
-            code: body.code,
+            code: body.code(),
             request_id: request_id(headers),
             retry_after: header(headers, "retry-after").and_then(|text| retry_after(&text)),
             conflicting_id,
@@ -225,7 +225,7 @@ impl Problem {
     }
 }
 
-/// The keys that matter in Twilio's error bodies, which both spell `code` and differ in the rest. A body that is no JSON
+/// The keys that matter in Twilio's error bodies, which all spell `code` and differ in the rest. A body that is no JSON
 /// object, or has a code of another type, tells nothing.
 #[derive(Default, Deserialize)]
 struct ErrorBody {
@@ -233,9 +233,16 @@ struct ErrorBody {
     code: Option<i64>,
     #[serde(default)]
     message: serde_json::Value,
+    #[serde(default)]
+    errors: serde_json::Value,
 }
 
 impl ErrorBody {
+    /// Twilio's bulk APIs have a list of errors, each with its code: the first one tells.
+    fn code(&self) -> Option<i64> {
+        self.code.or_else(|| self.errors.get(0)?.get("code")?.as_i64())
+    }
+
     /// The SID in the text of 50416, which is the only place where Twilio tells it.
     fn named_conversation(&self) -> Option<String> {
         let words = self.message.as_str()?.split(|c: char| !c.is_ascii_alphanumeric());

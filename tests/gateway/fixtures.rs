@@ -520,14 +520,14 @@ fn error_samples() -> Vec<ErrorSample> {
             "PARTICIPANT_EXISTS",
             Some("50416"),
         ),
-        // Its codes stand in a list, where the gateway does not look; the status decides.
+        // Its codes stand in a list.
         row(
             Face::V1,
             fixture!("v1/error_bulk.json"),
             400,
             Code::InvalidArgument,
             "UPSTREAM_REJECTED_ARGUMENT",
-            None,
+            Some("20001"),
         ),
         ErrorSample {
             content_type: "text/html",
