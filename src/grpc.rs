@@ -4,6 +4,7 @@ mod call;
 mod deadline;
 mod request;
 mod status;
+mod stopping;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -832,9 +832,6 @@ async fn an_open_reflection_stream_does_not_hold_the_exit() {
     let mut answers = client.server_reflection_info(requests).await.unwrap().into_inner();
     assert!(answers.message().await.unwrap().is_some());
     gateway.signal(Signal::Interrupt);
-    let end = answers.message().await.unwrap_err();
-    assert_eq!(end.code(), Code::Unavailable, "{end:?}");
-    drop((answers, client));
     assert_eq!(gateway.exit().await, Some(0));
 }
 

@@ -15,7 +15,7 @@ use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use tower::{Layer, Service};
@@ -23,6 +23,7 @@ use tracing::{Instrument as _, Span, field, info_span};
 
 use super::deadline::Limits;
 use super::status::{self, Reason};
+use super::stopping::{Requests, Stopping};
 use crate::proto::{self, Message as _};
 
 /// Gives every call a span, a deadline and an end that is logged.
@@ -76,9 +77,13 @@ pub struct CallService<S> {
     layer: CallLayer,
 }
 
-impl<S, B> Service<Request<B>> for CallService<S>
+impl<S> Service<Request<tonic::body::Body>> for CallService<S>
 where
-    S: Service<Request<B>, Response = Response<tonic::body::Body>, Error = std::convert::Infallible>,
+    S: Service<
+            Request<tonic::body::Body>,
+            Response = Response<tonic::body::Body>,
+            Error = std::convert::Infallible,
+        >,
     S::Future: Send + 'static,
 {
     type Response = Response<tonic::body::Body>;
@@ -89,7 +94,7 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<tonic::body::Body>) -> Self::Future {
         if !is_grpc(request.headers()) {
             return Box::pin(std::future::ready(Ok(not_grpc())));
         }
@@ -97,6 +102,7 @@ where
         request.extensions_mut().insert(limits.deadline);
         let path = request.uri().path().trim_start_matches('/');
         let method = self.layer.methods.get(path).cloned().map_or(Cow::Borrowed("_OTHER"), Cow::Owned);
+        let is_ours = matches!(method, Cow::Owned(_));
         let span = info_span!(
             "rpc",
             otel.name = &*method,
@@ -106,8 +112,15 @@ where
             rpc.response.status_code = field::Empty,
         );
         let (in_flight, end_streams) = (self.layer.in_flight.clone(), self.layer.end_streams.clone());
+        let stopping = Stopping::new(end_streams.clone());
         in_flight.fetch_add(1, Ordering::Relaxed);
         let call = Call { method, span: span.clone(), began: Instant::now(), ended: false, in_flight };
+        // This contract's methods take one request each.
+        let request = if is_ours {
+            request
+        } else {
+            request.map(|body| tonic::body::Body::new(Requests::new(body, end_streams)))
+        };
         // A panic would end the connection's task, and with it every other call of the connection.
         let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let answered = async move {
@@ -119,7 +132,7 @@ where
                 Some(Err(_panic)) => status::plain(Reason::Internal).into_http(),
                 None => status::plain(Reason::Deadline).into_http(),
             };
-            Ok(call.observe(response, end_streams))
+            Ok(call.observe(response, stopping))
         };
         Box::pin(answered.instrument(span))
     }
@@ -151,15 +164,14 @@ impl Call {
     fn observe(
         mut self,
         response: Response<tonic::body::Body>,
-        end_streams: CancellationToken,
+        stopping: Stopping,
     ) -> Response<tonic::body::Body> {
         // An error that comes before any answer is in the headers; else the end is in the trailers.
         if let Some(status) = Status::from_header_map(response.headers()) {
             self.end(&status);
             return response;
         }
-        response
-            .map(|inner| tonic::body::Body::new(Observed { inner, call: self, stopping: None, end_streams }))
+        response.map(|inner| tonic::body::Body::new(Observed { inner, call: self, stopping }))
     }
 
     /// The trailers of a stream that ends because the gateway does.
@@ -266,9 +278,7 @@ pin_project! {
         #[pin]
         inner: tonic::body::Body,
         call: Call,
-        // Made when the body first waits: an answer that is ready is never a stream that has to be ended.
-        stopping: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-        end_streams: CancellationToken,
+        stopping: Stopping,
     }
 }
 
@@ -287,8 +297,7 @@ impl Body for Observed {
         // A stream's work is done while it is polled, and belongs to the call's span.
         let _entered = this.call.span.clone().entered();
         let Poll::Ready(frame) = this.inner.poll_frame(context) else {
-            let wait = || Box::pin(this.end_streams.clone().cancelled_owned());
-            std::task::ready!(this.stopping.get_or_insert_with(wait).as_mut().poll(context));
+            std::task::ready!(this.stopping.poll(context));
             return Poll::Ready(Some(Ok(this.call.stop())));
         };
         if let Some(Ok(frame)) = &frame

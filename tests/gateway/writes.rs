@@ -232,13 +232,13 @@ async fn v1_addresses_are_compared_and_only_the_difference_is_sent() {
     let writes = gateway.sandbox.count().await;
     for change in [
         |update: &mut UpdateParticipantRequest| {
-            update.participant.as_mut().unwrap().addresses[0].address = "+15550100099".into()
+            update.participant.as_mut().unwrap().addresses[0].address = "+15550100099".into();
         },
         |update: &mut UpdateParticipantRequest| {
-            update.participant.as_mut().unwrap().addresses.push(chat("dora"))
+            update.participant.as_mut().unwrap().addresses.push(chat("dora"));
         },
         |update: &mut UpdateParticipantRequest| {
-            update.participant.as_mut().unwrap().addresses[0] = chat("dora")
+            update.participant.as_mut().unwrap().addresses[0] = chat("dora");
         },
     ] {
         let mut impossible = update.clone();
