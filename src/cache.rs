@@ -135,6 +135,11 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         Key { conversation: conversation.clone(), item, generation }
     }
 
+    /// Whether a caller with this `max_age` can only be served by a load of its own.
+    pub fn never_serves(&self, max_age: Option<Duration>) -> bool {
+        max_age.unwrap_or(self.ttl).min(self.ttl).is_zero()
+    }
+
     /// The value from the store where it is young enough, else from `load`, which runs to its end whatever becomes of the
     /// callers that wait for it. Callers at the same time share one load.
     pub async fn get_or_load<E, F>(

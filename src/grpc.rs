@@ -59,8 +59,9 @@ impl ParticipantService for Service {
         request: Request<proto::ListParticipantsRequest>,
     ) -> Result<Response<proto::ListParticipantsResponse>, Status> {
         let (deadline, request) = opened(request)?;
-        let request::List { conversation, size, token, max_age } = request::list(request, &self.accounts)?;
-        let read = self.participants.list(&conversation, size, &token, max_age, deadline.unary());
+        let request::List { conversation, size, cursor, max_age } =
+            request::list(request, &self.accounts, self.participants.page_tokens())?;
+        let read = self.participants.list(&conversation, size, &cursor, max_age, deadline.unary());
         let read = read.await.map_err(told)?;
         let read_info = Some(read_info(&read));
         Ok(Response::new(proto::ListParticipantsResponse {

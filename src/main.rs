@@ -4,10 +4,9 @@ use std::fmt::Display;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use participant_gateway::app::{self, App, Signals, Stop, greeting};
+use participant_gateway::app::{self, App, Signals, greeting};
 use participant_gateway::config::{self, Command, Config, Problem, Upstream};
 use participant_gateway::{sandbox, telemetry};
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -37,22 +36,15 @@ fn main() -> ExitCode {
 
 async fn serve(config: Config) -> Outcome {
     telemetry::init(&config.log)?;
-    let mut signals = Signals::new()?;
+    let (stop, abort) = Signals::new()?.first_and_second();
     let is_sandboxed = matches!(config.upstream, Upstream::Sandbox(_));
     let app = App::build(config).await?;
     if is_sandboxed {
         say(greeting(&app.addresses()));
     }
-    let (stop, stopped) = oneshot::channel();
-    let running = app.run(async { stopped.await.unwrap_or(Stop::Promptly) });
-    let signalled = async {
-        // The gateway may just have ended by itself; then its own result counts.
-        let _ = stop.send(signals.next().await);
-        signals.next().await;
-    };
     tokio::select! {
-        result = running => Ok(result?),
-        () = signalled => Err("stopped by a second signal, without waiting for calls in flight".into()),
+        result = app.run(stop) => Ok(result?),
+        () = abort => Err("stopped by a second signal, without waiting for calls in flight".into()),
     }
 }
 
@@ -82,7 +74,12 @@ fn say(text: impl Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
+/// As a log line where lines are logged, so that standard error stays of one form.
 fn fail(text: impl Display, code: ExitCode) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!("{text}");
+    } else {
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
     code
 }

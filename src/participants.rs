@@ -21,8 +21,8 @@ pub use crate::cache::Settings as CacheSettings;
 use crate::cache::{self, Aliases, Cache, Item, LoadError, Loaded};
 use crate::ids::{ApiVersion, Conversation, ParticipantKey, Segment};
 use crate::proto::{CacheStatus, Participant};
-use crate::twilio::{self, Cursor, Prepared, Twilio};
-pub use crate::twilio::{Create, Update, max_page_size};
+use crate::twilio::{self, Prepared, Twilio};
+pub use crate::twilio::{Create, Cursor, Update, max_page_size};
 use agreement::{Agreement, Caller};
 use cached::{Cached, missing, sid_of};
 
@@ -36,8 +36,6 @@ pub enum Error {
         /// Whether a write was handed to the upstream client.
         sent: bool,
     },
-    /// The page token is damaged, or was made for another list.
-    PageToken,
     /// The API version has no such operation.
     NotSupported(ApiVersion),
     /// Twilio's pages do not end.
@@ -128,17 +126,20 @@ impl Participants {
         }
     }
 
-    /// The page at `token`, of at most `size` participants, at most `max_age` old.
+    /// What seals and opens the tokens of this gateway's pages.
+    pub fn page_tokens(&self) -> &PageTokens {
+        &self.page_tokens
+    }
+
+    /// The page at `cursor`, of at most `size` participants, at most `max_age` old.
     pub async fn list(
         &self,
         conversation: &Conversation,
         size: u32,
-        token: &str,
+        cursor: &Cursor,
         max_age: Option<Duration>,
         deadline: Instant,
     ) -> Result<Read<Page>, Error> {
-        let cursor =
-            self.page_tokens.open(conversation, token).map_err(|InvalidPageToken| Error::PageToken)?;
         let item = Item::Page { size, cursor: (cursor.page.clone(), cursor.token.clone()) };
         let load = |conversation: Conversation| {
             let (participants, cursor) = (self.clone(), cursor.clone());
@@ -184,7 +185,7 @@ impl Participants {
                 return self.read_named(conversation, item, load).await;
             };
             let key = self.cache.key(&conversation, item);
-            if max_age.is_some_and(|age| age.is_zero()) {
+            if self.cache.never_serves(max_age) {
                 return Ok(self.cache.load(key, load(conversation)).await?);
             }
             let loaded = self.cache.get_or_load(key, max_age, || load(conversation.clone())).await;

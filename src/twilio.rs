@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use url::Url;
 
 pub use account::{Account, Credentials};
-pub use error::{Broken, Cause, Error, NOT_FOUND, Operation, Problem, THROTTLED};
+pub use error::{Broken, Cause, Error, NOT_FOUND, Operation, Problem, Subject, THROTTLED};
 
 use crate::ids::{AccountId, ApiVersion, Conversation, Field, ParticipantKey, Segment, Violation};
 use crate::proto::Participant;
@@ -280,7 +280,8 @@ impl Twilio {
         };
         let url = http::url(base, &route.segments).map_err(unsupported)?;
         let authorization = endpoint.authorization.clone();
-        Ok(Request::new((operation, version), (method, url), route.template, authorization, budget))
+        let subject = Subject::new(&conversation.id, participant);
+        Ok(Request::new((operation, version), subject, (method, url), route.template, authorization, budget))
     }
 }
 

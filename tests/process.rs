@@ -473,28 +473,21 @@ async fn the_commands_that_it_prints_work_as_they_stand() {
                 let list = ListParticipantsRequest { conversation, ..Default::default() };
                 client.list_participants(list).await.map(|_| ())
             }
-            "CreateParticipant" => {
-                let participant = &request["participant"];
-                let address = &participant["addresses"][0];
-                let create = CreateParticipantRequest {
+            "UpdateParticipant" => {
+                let text = |value: &Value| value.as_str().unwrap().to_owned();
+                let update = UpdateParticipantRequest {
                     conversation,
+                    participant_id: text(&request["participant_id"]),
                     participant: Some(Participant {
-                        display_name: participant["display_name"].as_str().unwrap().into(),
-                        r#type: ParticipantType::from_str_name(participant["type"].as_str().unwrap())
-                            .unwrap()
-                            .into(),
-                        addresses: vec![Address {
-                            channel: Kind::from_str_name(address["channel"].as_str().unwrap())
-                                .unwrap()
-                                .into(),
-                            address: address["address"].as_str().unwrap().into(),
-                            ..Default::default()
-                        }],
+                        display_name: text(&request["participant"]["display_name"]),
                         ..Default::default()
+                    }),
+                    update_mask: Some(prost_types::FieldMask {
+                        paths: vec![text(&request["update_mask"]["paths"][0])],
                     }),
                     webhook_enabled: None,
                 };
-                client.create_participant(create).await.map(|_| ())
+                client.update_participant(update).await.map(|_| ())
             }
             other => panic!("{other} is not among the commands' methods"),
         };

@@ -20,9 +20,9 @@ pub fn greeting(addresses: &Addresses) -> String {
         call("GetParticipant", V1_CONVERSATION, r#","participant_id":"alice""#),
         call("ListParticipants", V2_CONVERSATION, ""),
         call(
-            "CreateParticipant",
+            "UpdateParticipant",
             V2_CONVERSATION,
-            r#","participant":{"display_name":"Robin","type":"PARTICIPANT_TYPE_CUSTOMER","addresses":[{"channel":"CHANNEL_SMS","address":"+15550100042"}]}"#
+            r#","participant_id":"conv_participant_00000000000000000000000001","participant":{"display_name":"Noor A."},"update_mask":{"paths":["display_name"]}"#
         ),
     )
 }

@@ -3,6 +3,7 @@
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 use super::Stop;
 
@@ -24,5 +25,17 @@ impl Signals {
             _ = self.terminate.recv() => Stop::WhenNoticed,
             _ = self.interrupt.recv() => Stop::Promptly,
         }
+    }
+
+    /// The first signal, and the moment of the second. Only the second future waits for either, so poll both.
+    pub fn first_and_second(mut self) -> (impl Future<Output = Stop>, impl Future<Output = ()>) {
+        let (send, receive) = oneshot::channel();
+        let first = async { receive.await.unwrap_or(Stop::Promptly) };
+        let second = async move {
+            // Where nobody waits for the first any more, the second counts all the same.
+            let _ = send.send(self.next().await);
+            self.next().await;
+        };
+        (first, second)
     }
 }

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod attributes;
+mod check;
 mod mask;
 mod participant;
 mod text;
@@ -10,55 +11,17 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::ids::{
-    Accounts, ApiVersion, Conversation, Field, ParticipantKey, Segment, ServiceId, Violation, is_v2_id, route,
+    Accounts, ApiVersion, Conversation, Field, ParticipantKey, Segment, ServiceId, is_v2_id, route,
 };
-use crate::participants::{Create, Update, max_page_size};
+use crate::participants::{Create, Cursor, PageTokens, Update, max_page_size};
 use crate::proto::{self, ConversationRef, ReadOptions};
 
-use super::status::{self, Reason};
+use super::status::Reason;
+use check::{Check, Refused};
 use mask::Mask;
 use participant::{cannot_carry, is_set, required_participant, value};
 
 const DEFAULT_PAGE_SIZE: u32 = 50;
-
-/// A request that is refused.
-#[derive(Debug, PartialEq)]
-pub(super) struct Refused(Vec<Violation>);
-
-/// What is said of an account that is not configured; alone, it is a reason of its own.
-const UNKNOWN_ACCOUNT: &str = "is not an account of this gateway";
-
-impl From<Refused> for tonic::Status {
-    fn from(Refused(violations): Refused) -> Self {
-        let reason = match violations.as_slice() {
-            [only] if only.description == UNKNOWN_ACCOUNT => Reason::AccountUnknown,
-            _ => Reason::InvalidRequest,
-        };
-        status::refused(reason, &violations)
-    }
-}
-
-/// Collects what is wrong, so that a caller can mend all of it at once.
-#[derive(Default)]
-struct Check(Vec<Violation>);
-
-impl Check {
-    fn refuse(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        self.0.push(Violation::new(field, description));
-    }
-
-    fn take<T>(&mut self, field: &str, result: Result<T, impl Into<String>>) -> Option<T> {
-        result.map_err(|description| self.refuse(field, description)).ok()
-    }
-
-    /// The value, unless anything at all was wrong.
-    fn done<T>(self, value: Option<T>) -> Result<T, Refused> {
-        match value {
-            Some(value) if self.0.is_empty() => Ok(value),
-            _ => Err(Refused(self.0)),
-        }
-    }
-}
 
 pub(super) struct Get {
     pub(super) key: ParticipantKey,
@@ -68,7 +31,7 @@ pub(super) struct Get {
 pub(super) struct List {
     pub(super) conversation: Conversation,
     pub(super) size: u32,
-    pub(super) token: String,
+    pub(super) cursor: Cursor,
     pub(super) max_age: Option<Duration>,
 }
 
@@ -90,13 +53,27 @@ pub(super) fn get(request: proto::GetParticipantRequest, accounts: &Accounts) ->
     check.done(key.map(|key| Get { key, max_age }))
 }
 
-pub(super) fn list(request: proto::ListParticipantsRequest, accounts: &Accounts) -> Result<List, Refused> {
-    let proto::ListParticipantsRequest { conversation, page_size, page_token: token, read_options } = request;
+pub(super) fn list(
+    request: proto::ListParticipantsRequest,
+    accounts: &Accounts,
+    page_tokens: &PageTokens,
+) -> Result<List, Refused> {
+    let proto::ListParticipantsRequest { conversation, page_size, page_token, read_options } = request;
     let mut check = Check::default();
     let conversation = self::conversation(&mut check, conversation, accounts);
     let size = self::page_size(&mut check, page_size, conversation.as_ref());
+    let cursor = conversation.as_ref().and_then(|conversation| {
+        let cursor = page_tokens.open(conversation, &page_token).ok();
+        if cursor.is_none() {
+            let text =
+                "must be next_page_token or previous_page_token of this conversation's list, unchanged";
+            check.refuse_as(Reason::InvalidPageToken, "page_token", text);
+        }
+        cursor
+    });
     let max_age = max_age(&mut check, read_options);
-    check.done(conversation.map(|conversation| List { conversation, size, token, max_age }))
+    let list = conversation.zip(cursor);
+    check.done(list.map(|(conversation, cursor)| List { conversation, size, cursor, max_age }))
 }
 
 pub(super) fn stream(
@@ -131,7 +108,7 @@ pub(super) fn create(
         if participant.addresses.is_empty() {
             check.refuse("participant.addresses", "is required");
         }
-        check.0.extend(addresses::missing(&participant.addresses, version));
+        check.extend(addresses::missing(&participant.addresses, version));
     }
     check.done(
         conversation
@@ -194,7 +171,11 @@ fn conversation(
     };
     let account = accounts.resolve(&account_id);
     if account.is_none() {
-        check.refuse("conversation.account_id", UNKNOWN_ACCOUNT);
+        check.refuse_as(
+            Reason::AccountUnknown,
+            "conversation.account_id",
+            "is not an account of this gateway",
+        );
     }
     let id = check.take("conversation.conversation_id", Segment::parse(&conversation_id));
     let version = id.as_ref().and_then(|id| version(check, id, api_version));

@@ -52,10 +52,6 @@ pub(super) fn of(error: &participants::Error) -> Status {
             }
             failure.into_status()
         }
-        participants::Error::PageToken => {
-            let text = "pass next_page_token or previous_page_token of this conversation's list, unchanged";
-            refused(Reason::InvalidPageToken, &[Violation::new("page_token", text)])
-        }
         participants::Error::NotSupported(version) => {
             let mut failure = Failure::new(row(Reason::OperationNotSupportedByUpstream));
             failure.version(*version);
@@ -115,9 +111,9 @@ fn of_problem(operation: Operation, problem: &Problem) -> Failure {
     failure.about("http_status", Some(status));
     failure.about("twilio_request_id", problem.request_id.as_ref());
     match row.reason {
-        Reason::ParticipantNotFound => failure.resource("Participant", None),
-        Reason::ConversationNotFound => failure.resource("Conversation", None),
-        Reason::ParticipantExists => failure.resource("Participant", problem.conflicting_id.as_deref()),
+        Reason::ParticipantNotFound => failure.resource("Participant", &problem.subject.participant_id),
+        Reason::ConversationNotFound => failure.resource("Conversation", &problem.subject.conversation_id),
+        Reason::ParticipantExists => failure.conflict(problem.conflicting_id.as_deref().unwrap_or_default()),
         Reason::UpstreamThrottled => failure.wait(problem.retry_after.unwrap_or(DEFAULT_WAIT)),
         Reason::UpstreamUnavailable => {
             if let Some(wait) = problem.retry_after {
@@ -161,14 +157,15 @@ impl Failure {
         self.about("api_version", Some(version));
     }
 
-    /// The id is told where Twilio made it; an identity or a unique name is PII.
-    fn resource(&mut self, kind: &str, id: Option<&str>) {
-        let (kind, id) = match id.filter(|id| ids::is_public(id)) {
-            Some(id) if id.starts_with("CH") || id.starts_with("conv_conversation_") => ("Conversation", id),
-            Some(id) => (kind, id),
-            None => (kind, ""),
-        };
+    /// `id` is empty where it may be PII.
+    fn resource(&mut self, kind: &str, id: &str) {
         self.details.set_resource_info(format!("participant.v1.{kind}"), id, "", self.row.message);
+    }
+
+    /// What is in the way: mostly a participant, for 50416 the conversation that has one with the same addresses.
+    fn conflict(&mut self, id: &str) {
+        let is_conversation = ids::route(id).is_some();
+        self.resource(if is_conversation { "Conversation" } else { "Participant" }, id);
     }
 
     fn wait(&mut self, wait: Duration) {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
-use crate::ids::{ApiVersion, Violation, is_sid};
+use crate::ids::{ApiVersion, Segment, Violation, is_public, is_sid};
 
 /// Twilio's codes for "too many requests": never processed, so any method may be repeated (docs/api/errors/20429).
 pub const THROTTLED: &[i64] = &[20429, 50063, 50074];
@@ -70,6 +70,26 @@ pub enum Cause {
     Unsupported(Vec<Violation>),
 }
 
+/// What a request was about, by the ids that Twilio made; empty for an identity or a unique name, which may be PII.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subject {
+    /// The conversation.
+    pub conversation_id: String,
+    /// The participant, where the request was about one.
+    pub participant_id: String,
+}
+
+impl Subject {
+    pub(super) fn new(conversation: &Segment, participant: Option<&Segment>) -> Self {
+        let public =
+            |id: &Segment| if is_public(id.as_str()) { id.as_str().to_owned() } else { String::new() };
+        Self {
+            conversation_id: public(conversation),
+            participant_id: participant.map(public).unwrap_or_default(),
+        }
+    }
+}
+
 /// An error that Twilio answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -77,6 +97,8 @@ pub struct Problem {
     pub status: StatusCode,
     /// Twilio's error code, of five or six digits.
     pub code: Option<i64>,
+    /// What was asked for.
+    pub subject: Subject,
     /// The header `Twilio-Request-Id`.
     pub request_id: Option<String>,
     /// The header `Retry-After`.
@@ -191,17 +213,18 @@ impl StdError for Error {
 
 impl Problem {
     /// Reads an error answer: Twilio's classic body, an RFC 9457 body, or anything else.
-    pub(super) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
+    pub(super) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], subject: Subject) -> Self {
         // serde would take an array for a struct, by position.
         let is_object = body.trim_ascii_start().starts_with(b"{");
         let body: ErrorBody =
             if is_object { serde_json::from_slice(body).unwrap_or_default() } else { ErrorBody::default() };
         let conflicting_id = header(headers, "x-conflicting-resource-id")
-            .filter(|id| is_plain(id))
+            .filter(|id| is_public(id))
             .or_else(|| body.code().filter(|code| *code == 50416).and_then(|_| body.named_conversation()));
         Self {
             status,
             code: body.code(),
+            subject,
             request_id: request_id(headers),
             retry_after: header(headers, "retry-after").and_then(|text| retry_after(&text)),
             conflicting_id,
@@ -286,7 +309,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()))
             .collect();
-        Problem::read(StatusCode::from_u16(status).unwrap(), &headers, body.as_bytes())
+        Problem::read(StatusCode::from_u16(status).unwrap(), &headers, body.as_bytes(), Subject::default())
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tower::{Layer as _, Service, ServiceExt as _};
 use tracing::{Instrument as _, Span, field, info_span};
 use url::Url;
 
-use super::error::{self, Broken, Cause, Error, Operation, Problem};
+use super::error::{self, Broken, Cause, Error, Operation, Problem, Subject};
 use super::{Budget, Settings};
 use crate::ids::{ApiVersion, Violation};
 use retry::RetryPolicy;
@@ -31,6 +31,7 @@ const NOT_JSON: &str = "the body is not the documented JSON object";
 pub(super) struct Request {
     pub(super) operation: Operation,
     pub(super) version: ApiVersion,
+    pub(super) subject: Subject,
     pub(super) method: Method,
     pub(super) url: Url,
     /// The path with placeholders: what spans and metrics may hold of it.
@@ -58,6 +59,7 @@ pub(super) enum Body {
 impl Request {
     pub(super) fn new(
         (operation, version): (Operation, ApiVersion),
+        subject: Subject,
         (method, url): (Method, Url),
         template: &'static str,
         authorization: HeaderValue,
@@ -67,6 +69,7 @@ impl Request {
         Self {
             operation,
             version,
+            subject,
             method,
             url,
             template,
@@ -225,7 +228,12 @@ impl Attempt {
 
         let body = self.body(answer).await?;
         if status.is_client_error() || status.is_server_error() {
-            return Err(Cause::Answered(Box::new(Problem::read(status, &headers, &body))));
+            return Err(Cause::Answered(Box::new(Problem::read(
+                status,
+                &headers,
+                &body,
+                request.subject.clone(),
+            ))));
         }
         if !status.is_success() {
             // A redirect is never followed: it would carry the credentials to where it points.

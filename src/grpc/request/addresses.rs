@@ -3,7 +3,7 @@
 use crate::ids::{ApiVersion, Violation};
 use crate::proto::{Address, Channel};
 
-use super::Check;
+use super::check::Check;
 use super::text::{text, word};
 
 /// "Conversations limits": identity, address and proxy address, 256 characters.
@@ -30,7 +30,7 @@ pub(super) fn violations(addresses: &[Address], version: ApiVersion) -> Vec<Viol
             check.refuse("participant.addresses", text);
         }
     }
-    check.0
+    check.into_violations()
 }
 
 /// What a create needs and an update, which may clear it, does not.

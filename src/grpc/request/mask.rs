@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use prost_types::FieldMask;
 
-use super::Check;
+use super::check::Check;
 use super::participant::{cannot_carry, is_set};
 use crate::ids::{ApiVersion, Field};
 use crate::proto::Participant;

@@ -2,8 +2,9 @@
 
 use prost_types::Timestamp;
 
+use super::check::Check;
 use super::text::{text, word};
-use super::{Check, addresses, attributes};
+use super::{addresses, attributes};
 use crate::ids::{ApiVersion, Field, is_sid, is_v2_id};
 use crate::proto::{Participant, ParticipantType};
 
@@ -91,7 +92,7 @@ pub(super) fn value(check: &mut Check, field: Field, participant: &Participant, 
             check.refuse(name, "must be `RL` and 32 hex digits");
         }
         Field::ProfileId | Field::RoleId => {}
-        Field::Addresses => check.0.extend(addresses::violations(&participant.addresses, version)),
+        Field::Addresses => check.extend(addresses::violations(&participant.addresses, version)),
         Field::Attributes => {
             check.take(&name, attributes::check(&participant.attributes));
         }

@@ -299,13 +299,21 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
+    use crate::twilio::Subject;
 
     const OPERATIONS: [Operation; 5] =
         [Operation::Fetch, Operation::List, Operation::Create, Operation::Update, Operation::Delete];
 
     fn told(operation: Operation, status: u16, code: Option<i64>) -> (Code, &'static str) {
         let status = StatusCode::from_u16(status).unwrap();
-        let problem = Problem { status, code, request_id: None, retry_after: None, conflicting_id: None };
+        let problem = Problem {
+            status,
+            code,
+            subject: Subject::default(),
+            request_id: None,
+            retry_after: None,
+            conflicting_id: None,
+        };
         let row = answered(operation, &problem);
         (row.code, row.reason.as_str())
     }

@@ -1,0 +1,61 @@
+//! Everything that is wrong with a request, so that a caller can mend all of it at once.
+
+use crate::grpc::status::{self, Reason};
+use crate::ids::Violation;
+
+/// Collects violations while a request is read.
+#[derive(Default)]
+pub(super) struct Check {
+    violations: Vec<Violation>,
+    /// The reason of the last violation that has one of its own.
+    own_reason: Option<Reason>,
+}
+
+/// A request that is refused.
+#[derive(Debug)]
+pub(in crate::grpc) struct Refused {
+    reason: Reason,
+    violations: Vec<Violation>,
+}
+
+impl From<Refused> for tonic::Status {
+    fn from(Refused { reason, violations }: Refused) -> Self {
+        status::refused(reason, &violations)
+    }
+}
+
+impl Check {
+    pub(super) fn refuse(&mut self, field: impl Into<String>, description: impl Into<String>) {
+        self.violations.push(Violation::new(field, description));
+    }
+
+    /// As `refuse`, for what has a reason of its own, which holds where nothing else is wrong.
+    pub(super) fn refuse_as(&mut self, reason: Reason, field: &str, description: &str) {
+        self.own_reason = Some(reason);
+        self.refuse(field, description);
+    }
+
+    pub(super) fn take<T>(&mut self, field: &str, result: Result<T, impl Into<String>>) -> Option<T> {
+        result.map_err(|description| self.refuse(field, description)).ok()
+    }
+
+    pub(super) fn extend(&mut self, violations: Vec<Violation>) {
+        self.violations.extend(violations);
+    }
+
+    pub(super) fn into_violations(self) -> Vec<Violation> {
+        self.violations
+    }
+
+    /// The value, unless anything at all was wrong.
+    pub(super) fn done<T>(self, value: Option<T>) -> Result<T, Refused> {
+        let Self { violations, own_reason } = self;
+        match value {
+            Some(value) if violations.is_empty() => Ok(value),
+            _ => {
+                let own_reason = own_reason.filter(|_| violations.len() == 1);
+                Err(Refused { reason: own_reason.unwrap_or(Reason::InvalidRequest), violations })
+            }
+        }
+    }
+}
