@@ -96,6 +96,19 @@ impl<V> Stored<V> {
     }
 }
 
+/// What a caller takes for young enough.
+#[derive(Clone, Copy)]
+struct Young {
+    asked: Instant,
+    max_age: Duration,
+}
+
+impl Young {
+    fn is<V>(self, stored: &Stored<V>) -> bool {
+        self.asked.saturating_duration_since(stored.since) <= self.max_age
+    }
+}
+
 /// Why there is no value.
 #[derive(Debug)]
 pub enum LoadError<E> {
@@ -109,6 +122,8 @@ pub enum LoadError<E> {
 #[derive(Clone)]
 pub struct Cache<V> {
     entries: Moka<Key, Stored<V>>,
+    /// The loads under way: values pass through on their way to all who wait, and do not stay.
+    flights: Moka<Key, Stored<V>>,
     generations: Arc<Generations>,
     ttl: Duration,
     tasks: TaskTracker,
@@ -126,7 +141,8 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
             .eviction_policy(EvictionPolicy::lru())
             .expire_after(lifetimes)
             .build();
-        Self { entries, generations: Arc::default(), ttl: settings.ttl, tasks }
+        let flights = Moka::builder().max_capacity(0).build();
+        Self { entries, flights, generations: Arc::default(), ttl: settings.ttl, tasks }
     }
 
     /// The key of an item now. Take it before its load begins: a change after this moment makes it a key of the past.
@@ -152,30 +168,51 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         E: Send + Sync + 'static,
         F: Future<Output = Result<V, E>> + Send + 'static,
     {
-        let (asked, max_age) = (Instant::now(), max_age.unwrap_or(self.ttl));
-        let is_too_old = |stored: &Stored<V>| asked.saturating_duration_since(stored.since) > max_age;
-        if let Some(stored) = self.entries.get(&key).await {
-            if !is_too_old(&stored) {
-                return Ok(stored.with(CacheStatus::Hit));
+        let young = Young { asked: Instant::now(), max_age: max_age.unwrap_or(self.ttl) };
+        if let Some(stored) = self.entries.get(&key).await.filter(|stored| young.is(stored)) {
+            return Ok(stored.with(CacheStatus::Hit));
+        }
+        loop {
+            // A task of its own: were it the caller's future, the load would end with the caller's patience, and a cache
+            // whose callers are less patient than its upstream would never fill.
+            let flight = self.clone().fly(key.clone(), young, timed(load()));
+            let (stored, status) = match self.tasks.spawn(flight.in_current_span()).await {
+                Ok(flown) => flown.map_err(LoadError::Failed)?,
+                Err(_) => return Err(LoadError::Panicked),
+            };
+            // A load that had begun too long before this call will not do: join, or begin, the next one.
+            if status == CacheStatus::Miss || young.is(&stored) {
+                return Ok(stored.with(status));
             }
-            self.entries.invalidate(&key).await;
         }
-        let (entries, shared_key, shared_load) = (self.entries.clone(), key.clone(), timed(load()));
-        let shared = async move { entries.entry(shared_key).or_try_insert_with(shared_load).await };
-        // A task of its own: were it the caller's future, the load would end with the caller's patience, and a cache whose
-        // callers are less patient than its upstream would never fill.
-        let entry = match self.tasks.spawn(shared.in_current_span()).await {
-            Ok(entry) => entry.map_err(LoadError::Failed)?,
-            Err(_) => return Err(LoadError::Panicked),
-        };
-        if entry.is_fresh() {
-            return Ok(entry.into_value().with(CacheStatus::Miss));
-        }
-        let stored = entry.into_value();
-        if is_too_old(&stored) {
-            return self.load(key, load()).await.map_err(|error| LoadError::Failed(Arc::new(error)));
-        }
-        Ok(stored.with(CacheStatus::Coalesced))
+    }
+
+    /// Runs the load, or joins the one that is under way.
+    async fn fly<E>(
+        self,
+        key: Key,
+        young: Young,
+        load: impl Future<Output = Result<Stored<V>, E>>,
+    ) -> Result<(Stored<V>, CacheStatus), Arc<E>>
+    where
+        E: Send + Sync + 'static,
+    {
+        let mut status = CacheStatus::Coalesced;
+        let flight = self.flights.entry(key.clone()).or_try_insert_with(async {
+            // Another load may have ended between the caller's look and now.
+            if let Some(stored) = self.entries.get(&key).await.filter(|stored| young.is(stored)) {
+                status = CacheStatus::Hit;
+                return Ok(stored);
+            }
+            status = CacheStatus::Miss;
+            let stored = load.await?;
+            self.put(key.clone(), stored.clone()).await;
+            Ok(stored)
+        });
+        let stored = flight.await?.into_value();
+        // It stays in `entries` only; whoever comes next must not take it for a load that is under way.
+        self.flights.invalidate(&key).await;
+        Ok((stored, status))
     }
 
     /// The value from `load` without a look into the store, which then holds it for others.
@@ -234,6 +271,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
         while end.run_until_cancelled(interval.tick()).await.is_some() {
             self.entries.run_pending_tasks().await;
+            self.flights.run_pending_tasks().await;
         }
     }
 }

@@ -215,3 +215,70 @@ async fn an_answer_that_tells_its_own_key_is_stored_unless_something_was_forgott
     loaded("named", false).await;
     assert_eq!(get(&cache, alice(&cache, &chat), "x").await, ("named".into(), CacheStatus::Hit));
 }
+
+#[tokio::test]
+async fn who_finds_the_load_under_way_too_old_shares_the_next_one() {
+    let (cache, chat) = (long(), conversation('1', "CH1"));
+    let (loads, gate) = (Arc::new(AtomicU32::new(0)), Arc::new(Semaphore::new(0)));
+    let load = || {
+        let (loads, gate) = (loads.clone(), gate.clone());
+        async move {
+            let number = loads.fetch_add(1, Ordering::SeqCst);
+            drop(gate.acquire().await.unwrap());
+            Ok::<_, Infallible>(number.to_string())
+        }
+    };
+    let key = || alice(&cache, &chat);
+    let first = cache.get_or_load(key(), None, load);
+    let late = async {
+        while loads.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        // Nothing that began before these calls will do for them.
+        let exact = Some(Duration::ZERO);
+        let both = async {
+            tokio::join!(cache.get_or_load(key(), exact, load), cache.get_or_load(key(), exact, load))
+        };
+        gate.add_permits(100);
+        both.await
+    };
+    let (first, late) = tokio::join!(first, late);
+    assert_eq!(first.unwrap().value, "0");
+    for loaded in [late.0.unwrap(), late.1.unwrap()] {
+        assert_eq!(loaded.value, "1");
+    }
+    assert_eq!(loads.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_slow_shared_load_does_not_replace_what_a_later_one_brought() {
+    let (cache, chat) = (long(), conversation('1', "CH1"));
+    let key = alice(&cache, &chat);
+    let (started, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let slow = || {
+        let (started, gate) = (started.clone(), gate.clone());
+        async move {
+            started.add_permits(1);
+            drop(gate.acquire().await.unwrap());
+            Ok::<_, Infallible>("old".to_owned())
+        }
+    };
+    let newer = async {
+        drop(started.acquire().await.unwrap());
+        cache.load(key.clone(), async { Ok::<_, Infallible>("new".to_owned()) }).await.unwrap();
+        gate.add_permits(1);
+    };
+    let (slow, ()) = tokio::join!(cache.get_or_load(key.clone(), None, slow), newer);
+    assert_eq!(slow.unwrap().value, "old");
+    assert_eq!(get(&cache, key, "x").await, ("new".into(), CacheStatus::Hit));
+}
+
+#[tokio::test]
+async fn a_load_that_fails_leaves_what_was_there() {
+    let (cache, chat) = (long(), conversation('1', "CH1"));
+    get(&cache, alice(&cache, &chat), "a").await;
+    let failing =
+        cache.get_or_load(alice(&cache, &chat), Some(Duration::ZERO), || async { Err("down") }).await;
+    assert!(matches!(failing, Err(LoadError::Failed(_))));
+    assert_eq!(get(&cache, alice(&cache, &chat), "x").await, ("a".into(), CacheStatus::Hit));
+}
