@@ -55,6 +55,9 @@ pub enum BuildError {
         /// Why.
         source: std::io::Error,
     },
+    /// An earlier run's ready file could not be removed.
+    #[error("remove the ready file of an earlier run: {0}")]
+    ReadyFile(std::io::Error),
     /// The configuration holds no account.
     #[error("no account is configured")]
     NoAccount,
@@ -73,7 +76,7 @@ pub enum RunError {
     #[error("write the ready file: {0}")]
     ReadyFile(std::io::Error),
     /// A listener ended by itself.
-    #[error("the {what} listener ended: {reason}")]
+    #[error("{what} ended by itself: {reason}")]
     Ended {
         /// Which listener.
         what: &'static str,
@@ -134,6 +137,9 @@ impl App {
             drain,
             log: _,
         } = config;
+        if let Some(path) = &ready_file {
+            ready_file::remove(path).map_err(BuildError::ReadyFile)?;
+        }
         let (grpc, grpc_address) = bind("gRPC", "--grpc-listen", grpc_listen).await?;
         let (admin, admin_address) = bind("admin", "--admin-listen", admin_listen).await?;
         let (sandbox, accounts) = match upstream {
@@ -189,21 +195,26 @@ impl App {
     pub async fn run(self, stop: impl Future<Output = Stop>) -> Result<(), RunError> {
         let (readiness, health) = (Readiness::default(), self.health);
         let (goaway, end) = (CancellationToken::new(), CancellationToken::new());
-        // Tasks end with this future, whichever way it ends: nothing outlives it.
+        // These tasks end with this future, whichever way it ends. Loads and writes, which `tasks` owns, end by themselves
+        // within the upstream's time limit.
         let mut servers = JoinSet::new();
-        servers.spawn(ending("admin", admin::serve(self.admin, readiness.clone(), end.clone())));
+        servers.spawn(ending("the admin listener", admin::serve(self.admin, readiness.clone(), end.clone())));
         if let Some(sandbox) = self.sandbox {
             let end = end.clone();
-            servers.spawn(async move { ending("sandbox", sandbox.run(end).map(Ok::<_, Infallible>)).await });
+            servers
+                .spawn(async move { ending("the sandbox", sandbox.run(end).map(Ok::<_, Infallible>)).await });
         }
         let (participants, upkeep_end) = (self.participants, end.clone());
         servers.spawn(async move {
-            ending("cache", participants.upkeep(upkeep_end).map(Ok::<_, Infallible>)).await
+            ending("the cache's upkeep", participants.upkeep(upkeep_end).map(Ok::<_, Infallible>)).await
         });
         let mut grpc = JoinSet::new();
         let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true));
         let goaway_wanted = goaway.clone().cancelled_owned();
-        grpc.spawn(ending("gRPC", self.router.serve_with_incoming_shutdown(incoming, goaway_wanted)));
+        grpc.spawn(ending(
+            "the gRPC listener",
+            self.router.serve_with_incoming_shutdown(incoming, goaway_wanted),
+        ));
 
         health.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
         readiness.set(true);
@@ -237,7 +248,11 @@ impl App {
 async fn drain(mut grpc: JoinSet<Ended>, tasks: &TaskTracker, calls: &CallLayer, limit: Duration) {
     tasks.close();
     let all = async {
-        grpc.join_next().await;
+        if let Some(ended) = grpc.join_next().await
+            && let (_, Err(reason)) = ended.unwrap_or_else(|error| ("gRPC", Err(error.to_string())))
+        {
+            warn!("the gRPC listener failed: {reason}");
+        }
         tasks.wait().await;
     };
     match timeout(limit, all).await {
@@ -262,7 +277,7 @@ fn ended_early(ended: Result<Ended, JoinError>) -> RunError {
         Ok((what, result)) => {
             RunError::Ended { what, reason: result.err().unwrap_or_else(|| "no error".into()) }
         }
-        Err(error) => RunError::Ended { what: "a", reason: error.to_string() },
+        Err(error) => RunError::Ended { what: "a task", reason: error.to_string() },
     }
 }
 

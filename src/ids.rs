@@ -87,9 +87,14 @@ pub struct Accounts {
 
 impl Accounts {
     /// `default` is the account of a request that names none.
-    pub fn new(default: AccountId, others: impl IntoIterator<Item = AccountId>) -> Self {
-        let known = others.into_iter().chain([default.clone()]).collect();
+    pub fn new(default: AccountId, all: impl IntoIterator<Item = AccountId>) -> Self {
+        let known = all.into_iter().chain([default.clone()]).collect();
         Self { default, known }
+    }
+
+    /// The account of a request that names none.
+    pub fn default_account(&self) -> AccountId {
+        self.default.clone()
     }
 
     /// The account that a request means; `None` where it is not configured.

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, info, warn};
 
 pub use page_token::{InvalidPageToken, PageTokens};
 pub use stream::Streamed;
@@ -181,14 +181,21 @@ impl Participants {
         F: Future<Output = Result<Cached, twilio::Error>> + Send + 'static,
     {
         let reading = async {
-            let Some(conversation) = self.by_sid(conversation).await else {
+            let is_cached = !self.cache.never_serves(max_age);
+            let by_sid = match conversation.is_unique_name() {
+                true if is_cached => self.aliases.resolve(conversation).await,
+                // What goes to Twilio asks for the name, which may be another conversation's by now.
+                true => None,
+                false => Some(conversation.clone()),
+            };
+            let Some(by_sid) = by_sid else {
                 return self.read_named(conversation, item, load).await;
             };
-            let key = self.cache.key(&conversation, item);
-            if self.cache.never_serves(max_age) {
-                return Ok(self.cache.load(key, load(conversation)).await?);
+            let key = self.cache.key(&by_sid, item);
+            if !is_cached {
+                return Ok(self.cache.load(key, load(by_sid)).await?);
             }
-            let loaded = self.cache.get_or_load(key, max_age, || load(conversation.clone())).await;
+            let loaded = self.cache.get_or_load(key, max_age, || load(by_sid.clone())).await;
             loaded.map_err(|error| match error {
                 LoadError::Failed(error) => Error::Upstream(error),
                 LoadError::Panicked => Error::Bug,
@@ -240,7 +247,7 @@ impl Participants {
             let budget = participants.twilio.budget(deadline);
             agreement.send()?;
             let result = participants.twilio.create(&conversation, &create, budget).await;
-            participants.forget(&conversation, result.as_ref().ok()).await;
+            participants.forget(&conversation, result.as_ref().ok(), result.as_ref().err()).await;
             Ok(result?)
         };
         self.detached(deadline, write).await
@@ -281,7 +288,7 @@ impl Participants {
     ) -> Result<Participant, Error> {
         agreement.send()?;
         let result = self.twilio.update(&key, prepared, self.twilio.budget(deadline)).await;
-        self.forget(&key.conversation, result.as_ref().ok()).await;
+        self.forget(&key.conversation, result.as_ref().ok(), result.as_ref().err()).await;
         Ok(result?)
     }
 
@@ -306,7 +313,7 @@ impl Participants {
             let key = by_id(key, current.as_ref())?;
             agreement.send()?;
             let result = twilio.delete(&key, webhook_enabled, twilio.budget(deadline)).await;
-            participants.forget(&key.conversation, current.as_ref()).await;
+            participants.forget(&key.conversation, current.as_ref(), result.as_ref().err()).await;
             Ok(result?)
         };
         self.detached(deadline, write).await
@@ -320,7 +327,15 @@ impl Participants {
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let agreement = Agreement::default();
-        let task = self.tasks.spawn(write(agreement.clone()).in_current_span());
+        let (write, orphan) = (write(agreement.clone()), agreement.clone());
+        let task = async move {
+            let result = write.await;
+            if orphan.is_abandoned() {
+                log_orphan(result.as_ref().err());
+            }
+            result
+        };
+        let task = self.tasks.spawn(task.in_current_span());
         let caller = Caller(agreement);
         match timeout_at(deadline, task).await {
             Ok(Ok(result)) => result,
@@ -329,24 +344,43 @@ impl Participants {
         }
     }
 
-    /// Forgets the conversation after a write, whether it failed or not: a write that failed may have been processed.
-    async fn forget(&self, conversation: &Conversation, told: Option<&Participant>) {
+    /// Forgets the conversation after a write. Where its SID is not known and the write may have been processed, nobody
+    /// can tell what it changed, and everything is forgotten.
+    async fn forget(
+        &self,
+        conversation: &Conversation,
+        told: Option<&Participant>,
+        failure: Option<&twilio::Error>,
+    ) {
         let sid = match told.and_then(sid_of) {
             Some(sid) if conversation.is_unique_name() => Some(sid),
             _ => self.by_sid(conversation).await.map(|conversation| conversation.id),
         };
         match sid {
+            // Even a write that was refused is a sign that what is cached is no longer true.
             Some(sid) => self.cache.forget(&conversation.account, &sid),
-            None => self.cache.forget_all(),
+            None if failure.is_none_or(twilio::Error::may_have_been_processed) => self.cache.forget_all(),
+            None => {}
         }
     }
 }
 
-/// The key by Twilio's id, which `current` tells where the caller named an identity.
+/// A write whose caller was told that it may still take effect, or went away: only the log learns how it ended.
+fn log_orphan(error: Option<&Error>) {
+    match error {
+        None => info!("a write took effect after its caller had gone"),
+        Some(Error::Upstream(error)) => warn!("a write failed after its caller had gone: {error}"),
+        Some(error) => warn!("a write failed after its caller had gone: {error:?}"),
+    }
+}
+
+/// The key by Twilio's id, which `current` tells. An answer that is not about the participant that was asked for is no
+/// ground to write on: on v2, what it leaves out would be cleared.
 fn by_id(key: ParticipantKey, current: Option<&Participant>) -> Result<ParticipantKey, Error> {
-    let Some(current) = current.filter(|_| key.is_identity()) else {
+    let Some(current) = current else {
         return Ok(key);
     };
-    let id = Segment::parse(&current.id).map_err(|_| twilio::Error::without_id(key.conversation.version))?;
+    let id = Segment::parse(&current.id).ok().filter(|id| key.is_identity() || *id == key.id);
+    let id = id.ok_or_else(|| twilio::Error::without_id(key.conversation.version))?;
     Ok(ParticipantKey { id, ..key })
 }

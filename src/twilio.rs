@@ -21,7 +21,7 @@ use url::Url;
 pub use account::{Account, Credentials};
 pub use error::{Broken, Cause, Error, NOT_FOUND, Operation, Problem, Subject, THROTTLED};
 
-use crate::ids::{AccountId, ApiVersion, Conversation, Field, ParticipantKey, Segment, Violation};
+use crate::ids::{AccountId, ApiVersion, Conversation, Field, ParticipantKey, Segment};
 use crate::proto::Participant;
 use http::Request;
 
@@ -271,9 +271,8 @@ impl Twilio {
         };
         let unsupported =
             |violation| Error { operation, version, cause: Cause::Unsupported(vec![violation]) };
-        let endpoint = self.accounts.get(&conversation.account).ok_or_else(|| {
-            unsupported(Violation::new("conversation.account_id", "is not an account of this gateway"))
-        })?;
+        let endpoint = self.accounts.get(&conversation.account);
+        let endpoint = endpoint.expect("requests and clients come from one set of accounts");
         let base = match version {
             ApiVersion::V1 => &endpoint.v1_url,
             ApiVersion::V2 => &endpoint.v2_url,

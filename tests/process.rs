@@ -856,6 +856,11 @@ async fn a_write_whose_caller_has_gone_is_awaited() {
     let gone = lines.iter().find(|line| line["rpc.response.status_code"] == "CANCELLED");
     let gone = gone.unwrap_or_else(|| panic!("{lines:#?}"));
     assert!(gone["message"].as_str().unwrap().contains("went away"), "{gone}");
+    // How it ended is for the log alone to tell.
+    let ended = |line: &Value| {
+        line["message"].as_str().is_some_and(|text| text.contains("after its caller had gone"))
+    };
+    assert!(lines.iter().any(ended), "{lines:#?}");
     // It took effect: another process finds it.
     let mut other = Process::serve(&[&upstream], &ACCOUNT);
     other.ready().await.client().await.get_participant(get("orphan")).await.unwrap();

@@ -7,6 +7,14 @@ use serde_json::json;
 
 use super::Addresses;
 
+/// Removes what an earlier run left: it tells ports of a process that is gone.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Writes it whole or not at all: a reader that waits for the name never sees half of it.
 pub(super) fn write(path: &Path, addresses: &Addresses) -> io::Result<()> {
     let Addresses { grpc, admin, sandbox } = addresses;

@@ -108,6 +108,11 @@ fn account(sources: &mut Sources<'_>, raw: Raw) -> Option<Account> {
     let id = id.map_err(|text| sources.problem(format!("{at}{sid_name}"), text)).ok();
     // An API key is preferred: it can be revoked by itself, and may do less than the auth token.
     let credentials = match (key, secret, token) {
+        // Also so that a secret in the key's place is not shown as if it were none.
+        (Some(key), Some(_), _) if !key.starts_with("SK") => {
+            sources.problem(format!("{at}{key_name}"), "must be an API key's SID, which begins with `SK`");
+            None
+        }
         (Some(key), Some(secret), _) => Some(Credentials::new(key, secret)),
         (Some(_), None, _) => {
             sources.problem(format!("{at}{secret_name}"), format!("is required with {key_name}"));

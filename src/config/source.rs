@@ -127,7 +127,7 @@ impl<'a> Sources<'a> {
                 _ => {
                     self.problem(
                         format!("{at}: {key}"),
-                        "is no setting; docs/configuration.md tells all of them",
+                        "is no setting; docs/configuration.md lists them all",
                     );
                 }
             }

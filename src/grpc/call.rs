@@ -83,8 +83,10 @@ where
             Request<tonic::body::Body>,
             Response = Response<tonic::body::Body>,
             Error = std::convert::Infallible,
-        >,
-    S::Future: Send + 'static,
+        > + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
 {
     type Response = Response<tonic::body::Body>;
     type Error = S::Error;
@@ -121,8 +123,11 @@ where
         } else {
             request.map(|body| tonic::body::Body::new(Requests::new(body, end_streams)))
         };
-        // A panic would end the connection's task, and with it every other call of the connection.
-        let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        // A clone takes this service's place: the one that was polled to be ready has to be the one that is called.
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        // A panic becomes an answer and a log line, in place of a stream that is reset.
+        let answer = AssertUnwindSafe(async move { inner.call(request).await }).catch_unwind();
         let answered = async move {
             // A timer rounds up to its next tick, within which a call that has no time left could be served.
             let has_time = limits.fires > Instant::now();
@@ -219,12 +224,16 @@ impl Call {
                 )
             };
         }
+        // tonic's own errors are the caller's: bytes that are no message, a method that is none.
+        let is_ours = reason.is_some();
         let needs_a_human = reason == Some(Reason::UpstreamCredentialsRejected.as_str());
         match status.code() {
-            Code::Internal | Code::DataLoss => line!(error),
+            Code::Internal | Code::DataLoss if is_ours => line!(error),
             Code::FailedPrecondition if needs_a_human => line!(error),
             Code::Unknown | Code::DeadlineExceeded | Code::Unavailable => line!(warn),
             Code::Ok
+            | Code::Internal
+            | Code::DataLoss
             | Code::Cancelled
             | Code::InvalidArgument
             | Code::NotFound

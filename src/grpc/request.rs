@@ -169,14 +169,15 @@ fn conversation(
         check.refuse("conversation", "is required");
         return None;
     };
-    let account = accounts.resolve(&account_id);
-    if account.is_none() {
+    let account = accounts.resolve(&account_id).unwrap_or_else(|| {
         check.refuse_as(
             Reason::AccountUnknown,
             "conversation.account_id",
             "is not an account of this gateway",
         );
-    }
+        // So that the rest can be checked, too.
+        accounts.default_account()
+    });
     let id = check.take("conversation.conversation_id", Segment::parse(&conversation_id));
     let version = id.as_ref().and_then(|id| version(check, id, api_version));
     let service = match service_id.as_str() {
@@ -190,7 +191,7 @@ fn conversation(
             check.take("conversation.service_id", service)
         }
     };
-    Some(Conversation { account: account?, service, version: version?, id: id? })
+    Some(Conversation { account, service, version: version?, id: id? })
 }
 
 fn version(check: &mut Check, id: &Segment, api_version: i32) -> Option<ApiVersion> {

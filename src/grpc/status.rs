@@ -63,7 +63,12 @@ pub(super) fn of(error: &participants::Error) -> Status {
             failure.version(*version);
             failure.into_status()
         }
-        participants::Error::Bug => plain(Reason::Internal),
+        participants::Error::Bug => {
+            // A write may have been sent, and no repetition mends a bug.
+            let mut failure = Failure::new(row(Reason::Internal));
+            failure.no_retry();
+            failure.into_status()
+        }
     }
 }
 
@@ -81,6 +86,10 @@ fn of_upstream(error: &twilio::Error) -> Status {
             failure.message.push_str(what);
             failure.about("http_status", Some(status.as_u16()));
             failure.about("twilio_request_id", request_id.as_ref());
+            if On::Write.includes(error.operation) {
+                // Twilio took it, and only its answer is broken.
+                failure.no_retry();
+            }
             failure
         }
         Cause::Unsupported(violations) => {

@@ -12,6 +12,7 @@ pub(super) struct Agreement(Arc<AtomicU8>);
 const OPEN: u8 = 0;
 const SENT: u8 = 1;
 const GIVEN_UP: u8 = 2;
+const ABANDONED: u8 = 3;
 
 impl Agreement {
     /// Called just before the write is sent: fails where nobody waits for it any more.
@@ -20,9 +21,16 @@ impl Agreement {
         sent.map(|_| ()).map_err(|_| Error::Deadline { sent: false })
     }
 
-    /// Tells whether it was too late.
+    /// Called when the caller leaves; tells whether that was too late, and the write goes on without anyone to tell.
     pub(super) fn give_up(&self) -> bool {
-        self.0.compare_exchange(OPEN, GIVEN_UP, Ordering::SeqCst, Ordering::SeqCst) == Err(SENT)
+        if self.0.compare_exchange(OPEN, GIVEN_UP, Ordering::SeqCst, Ordering::SeqCst) == Err(SENT) {
+            self.0.store(ABANDONED, Ordering::SeqCst);
+        }
+        self.is_abandoned()
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.0.load(Ordering::SeqCst) == ABANDONED
     }
 }
 

@@ -1,6 +1,6 @@
 //! Every participant of a conversation, page after page, past the cache.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::SystemTime;
 
 use futures_util::stream::{self, Stream};
@@ -11,8 +11,8 @@ use crate::ids::Conversation;
 use crate::proto::Participant;
 use crate::twilio::Cursor;
 
-/// Twilio's largest conversation has 1000 participants; far more pages than that do not end.
-const MAX_PAGES: u32 = 10_000;
+/// v1's largest conversation has 1000 participants, and v2 documents no bound: more pages than this do not end.
+const MAX_PAGES: usize = 10_000;
 
 /// A participant of the stream.
 #[derive(Debug)]
@@ -32,7 +32,8 @@ struct Walk {
     page: VecDeque<Participant>,
     fetched: SystemTime,
     next: Option<Cursor>,
-    pages: u32,
+    /// The pages that were read: one that comes again would make the list endless.
+    seen: HashSet<Cursor>,
 }
 
 impl Participants {
@@ -51,7 +52,7 @@ impl Participants {
             page: VecDeque::new(),
             fetched: SystemTime::now(),
             next: Some(Cursor::default()),
-            pages: 0,
+            seen: HashSet::new(),
         };
         stream::try_unfold(walk, |mut walk| async move {
             let streamed = walk.next().await?;
@@ -75,15 +76,13 @@ impl Walk {
     }
 
     async fn load(&mut self, cursor: Cursor) -> Result<(), Error> {
-        self.pages += 1;
+        if self.seen.len() >= MAX_PAGES || !self.seen.insert(cursor.clone()) {
+            return Err(Error::EndlessPages(self.conversation.version));
+        }
         self.fetched = SystemTime::now();
         let twilio = &self.participants.twilio;
         let page = twilio.list(&self.conversation, self.size, &cursor, twilio.budget(self.deadline));
         let page = timeout_at(self.deadline, page).await.map_err(|_| Error::Deadline { sent: false })??;
-        // A page that names itself as the next would never end.
-        if self.pages >= MAX_PAGES || page.next.as_ref() == Some(&cursor) {
-            return Err(Error::EndlessPages(self.conversation.version));
-        }
         self.page = page.participants.into();
         self.next = page.next;
         Ok(())

@@ -119,9 +119,13 @@ pub struct Broken {
 }
 
 impl Error {
-    /// An answer to a read that should have told the participant's id, and did not.
+    /// An answer to a read before a write that tells no id, or another participant's.
     pub fn without_id(version: ApiVersion) -> Self {
-        let broken = Broken { status: StatusCode::OK, what: "sid".into(), request_id: None };
+        let what = match version {
+            ApiVersion::V1 => "sid",
+            ApiVersion::V2 => "id",
+        };
+        let broken = Broken { status: StatusCode::OK, what: what.into(), request_id: None };
         Self { operation: Operation::Fetch, version, cause: Cause::Broken(broken) }
     }
 
@@ -142,7 +146,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match &self.cause {
             Cause::NotSent(_) => true,
-            Cause::Answered(problem) if problem.is_throttled() => true,
+            Cause::Answered(problem) if problem.is_unprocessed() => true,
             Cause::Answered(_) | Cause::Cut(_) | Cause::TimedOut => {
                 self.may_have_been_processed() && self.operation.is_repeatable()
             }
@@ -153,9 +157,10 @@ impl Error {
     /// Whether Twilio may have done what was asked although it did not say so.
     pub fn may_have_been_processed(&self) -> bool {
         match &self.cause {
-            Cause::Answered(problem) => problem.status.is_server_error() && !problem.is_throttled(),
-            Cause::Cut(_) | Cause::TimedOut => true,
-            Cause::NotSent(_) | Cause::Broken(_) | Cause::Unsupported(_) => false,
+            Cause::Answered(problem) => problem.status.is_server_error() && !problem.is_unprocessed(),
+            // The answer may be broken, but it is one.
+            Cause::Cut(_) | Cause::TimedOut | Cause::Broken(_) => true,
+            Cause::NotSent(_) | Cause::Unsupported(_) => false,
         }
     }
 
@@ -231,10 +236,11 @@ impl Problem {
         }
     }
 
-    pub(super) fn is_throttled(&self) -> bool {
+    /// Whether Twilio says that it did nothing: too many requests, or the request did not arrive whole.
+    fn is_unprocessed(&self) -> bool {
         match self.code {
             Some(code) if THROTTLED.contains(&code) => true,
-            _ => self.status == StatusCode::TOO_MANY_REQUESTS,
+            _ => matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT),
         }
     }
 

@@ -226,8 +226,13 @@ impl Attempt {
         span.record("http.response.status_code", status.as_u16());
         span.record("twilio.request_id", request_id.as_deref());
 
-        let body = self.body(answer).await?;
-        if status.is_client_error() || status.is_server_error() {
+        let is_error = status.is_client_error() || status.is_server_error();
+        let body = match self.body(answer).await {
+            // An error's status tells enough; its body only says more.
+            Err(Cause::Broken(_)) if is_error => Bytes::new(),
+            body => body?,
+        };
+        if is_error {
             return Err(Cause::Answered(Box::new(Problem::read(
                 status,
                 &headers,

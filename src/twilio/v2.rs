@@ -146,7 +146,8 @@ struct Written<'a> {
     r#type: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     profile_id: &'a str,
-    addresses: Vec<WrittenAddress<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    addresses: Option<Vec<WrittenAddress<'a>>>,
 }
 
 #[derive(Serialize)]
@@ -159,6 +160,11 @@ struct WrittenAddress<'a> {
 }
 
 pub(super) fn create_body(participant: &proto::Participant) -> Body {
+    json(participant, true)
+}
+
+/// `with_addresses`: an empty list is sent as one only where the caller asked for it.
+fn json(participant: &proto::Participant, with_addresses: bool) -> Body {
     let written = Written {
         name: &participant.display_name,
         r#type: match participant.r#type() {
@@ -167,7 +173,8 @@ pub(super) fn create_body(participant: &proto::Participant) -> Body {
             known => word(known.as_str_name(), "PARTICIPANT_TYPE_"),
         },
         profile_id: &participant.profile_id,
-        addresses: participant.addresses.iter().map(written_address).collect(),
+        addresses: (with_addresses || !participant.addresses.is_empty())
+            .then(|| participant.addresses.iter().map(written_address).collect()),
     };
     // Strings and lists only: there is nothing in it that JSON could not hold.
     Body::Json(serde_json::to_vec(&written).unwrap_or_default().into())
@@ -215,5 +222,5 @@ pub(super) fn update_body(
             | Field::UpdateTime => {}
         }
     }
-    Ok(Some(create_body(&merged)))
+    Ok(Some(json(&merged, update.fields.contains(&Field::Addresses))))
 }

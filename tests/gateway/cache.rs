@@ -269,3 +269,47 @@ async fn a_write_by_a_name_that_no_answer_has_told_forgets_everything() {
         .unwrap();
     assert_eq!(gateway.get(Face::V1.get()).await.unwrap_err().code(), Code::NotFound);
 }
+
+fn named(id: &str) -> Option<ConversationRef> {
+    Some(ConversationRef {
+        conversation_id: id.into(),
+        api_version: ApiVersion::V1.into(),
+        ..Default::default()
+    })
+}
+
+#[tokio::test]
+async fn a_refused_write_by_an_unknown_name_costs_nobody_the_cache() {
+    let mut gateway = Gateway::start().await;
+    gateway.get(Face::V2.get()).await.unwrap();
+    let create = Face::V1.create(Face::V1.newcomer(1));
+    let error = gateway
+        .create(CreateParticipantRequest { conversation: named("mistyped"), ..create })
+        .await
+        .unwrap_err();
+    assert_eq!(told(&error), (Code::NotFound, "CONVERSATION_NOT_FOUND".into()));
+    assert_eq!(gateway.get(Face::V2.get()).await.unwrap().1, CacheStatus::Hit);
+}
+
+#[tokio::test]
+async fn max_age_zero_asks_twilio_for_the_name_and_not_for_what_it_meant() {
+    let mut gateway = Gateway::start().await;
+    let get = GetParticipantRequest { conversation: named("sandbox"), ..Face::V1.get() };
+    gateway.get(get.clone()).await.unwrap();
+    gateway.get(GetParticipantRequest { read_options: max_age(Duration::ZERO), ..get }).await.unwrap();
+    let paths: Vec<_> = gateway.sandbox.requests().await.into_iter().map(|request| request.path).collect();
+    assert!(
+        paths.len() == 2 && paths.iter().all(|path| path.contains("/Conversations/sandbox/")),
+        "{paths:?}"
+    );
+}
+
+on_both_versions! {
+    async fn a_cache_without_a_lifetime_keeps_nobody_waiting(face) {
+        let mut gateway = Gateway::with(&[("GATEWAY_CACHE_TTL", "0s")]).await;
+        for requests in 1..=2 {
+            assert_eq!(gateway.get(face.get()).await.unwrap().1, CacheStatus::Bypass);
+            assert_eq!(gateway.sandbox.count().await, requests);
+        }
+    }
+}

@@ -841,15 +841,16 @@ async fn a_link_that_leads_nowhere_is_a_broken_contract() {
 
 #[tokio::test]
 async fn pages_that_do_not_end_end_the_stream() {
-    // A ring of two: no page names itself.
-    let upstream = Upstream::answering(|number, _| {
-        let next = if number % 2 == 0 { "a" } else { "b" };
-        ok(&format!(r#"{{"participants":[],"meta":{{"nextToken":"{next}"}}}}"#))
-    })
-    .await;
-    let mut gateway = gateway_asking(upstream.address, &[]).await;
-    let (participants, end) = gateway.stream(stream(Face::V2)).await;
-    assert_eq!(participants.len(), 0);
-    assert_eq!(told(&end.unwrap_err()), (Code::Internal, "UPSTREAM_CONTRACT_BROKEN".into()));
-    assert_eq!(upstream.count(), 10_000);
+    for (pages, requests) in [(2, 3), (usize::MAX, 10_000)] {
+        // A ring of two, in which no page names itself; then ever new pages.
+        let upstream = Upstream::answering(move |number, _| {
+            ok(&format!(r#"{{"participants":[],"meta":{{"nextToken":"t{}"}}}}"#, number % pages))
+        })
+        .await;
+        let mut gateway = gateway_asking(upstream.address, &[]).await;
+        let (participants, end) = gateway.stream(stream(Face::V2)).await;
+        assert_eq!(participants.len(), 0);
+        assert_eq!(told(&end.unwrap_err()), (Code::Internal, "UPSTREAM_CONTRACT_BROKEN".into()));
+        assert_eq!(upstream.count(), requests);
+    }
 }

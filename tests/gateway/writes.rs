@@ -413,3 +413,36 @@ async fn an_address_that_another_has_is_a_conflict_on_update() {
     let error = gateway.update(update).await.unwrap_err();
     assert_eq!(told(&error), (Code::Aborted, "CONFLICT".into()));
 }
+
+#[tokio::test]
+async fn an_answer_about_another_participant_is_no_ground_to_write_on() {
+    let mut gateway = Gateway::start().await;
+    for body in ["{}", r#"{"id":"conv_participant_00000000000000000000000002","name":"Robin"}"#] {
+        gateway.sandbox.fault(json!({ "match": { "method": "GET" }, "times": 1, "body": body })).await;
+        let error = gateway.update(Face::V2.update(Face::V2.marked("x"))).await.unwrap_err();
+        assert_eq!(told(&error), (Code::Internal, "UPSTREAM_CONTRACT_BROKEN".into()), "{body}");
+    }
+    assert!(gateway.sandbox.requests().await.iter().all(|request| request.method == "GET"));
+}
+
+#[tokio::test]
+async fn a_put_sends_no_addresses_where_none_were_told_or_asked_for() {
+    let mut gateway = Gateway::start().await;
+    let body = json!({ "id": Face::V2.participant(), "name": "Noor" }).to_string();
+    gateway.sandbox.fault(json!({ "match": { "method": "GET" }, "times": 1, "body": body })).await;
+    gateway.update(Face::V2.update(Face::V2.marked("x"))).await.unwrap();
+    assert_eq!(last(&gateway).await.json(), json!({ "name": "x" }));
+}
+
+on_both_versions! {
+    async fn a_write_that_twilio_took_and_answered_badly_must_not_be_repeated(face) {
+        let mut gateway = Gateway::start().await;
+        let method = if face == Face::V1 { "POST" } else { "PUT" };
+        let fault = json!({ "match": { "method": method }, "times": 1, "after": true, "body": "<html>" });
+        gateway.sandbox.fault(fault).await;
+        let error = gateway.update(face.update(face.marked("taken"))).await.unwrap_err();
+        assert_eq!(told(&error), (Code::Internal, "UPSTREAM_CONTRACT_BROKEN".into()));
+        assert_eq!(error.metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
+        assert_eq!(face.mark(&gateway.get(face.get()).await.unwrap().0), "taken");
+    }
+}

@@ -44,7 +44,8 @@ impl Policy<Request, Response, Error> for RetryPolicy {
             *result = Ok(Response::deleted(request));
             return None;
         }
-        let delay = error.retry_after().unwrap_or_else(|| backoff(request.history.resends));
+        let backoff = backoff(request.history.resends);
+        let delay = error.retry_after().map_or(backoff, |wait| wait.max(backoff));
         let in_time = Instant::now().checked_add(delay).is_some_and(|then| then < request.budget.retry_until);
         if !error.is_retryable()
             || request.history.resends >= self.max_resends
