@@ -17,14 +17,14 @@ use tonic::{Request, Response, Status};
 pub use call::{CallLayer, CallService};
 pub use status::{DOMAIN, On, Reason, Row, TABLE};
 
-use crate::ids::Accounts;
+use crate::ids::{Accounts, ApiVersion};
 use crate::participants::{Error, Participants, Read, Streamed};
 use crate::proto::participant_service_server::{ParticipantService, ParticipantServiceServer};
 use crate::proto::{self, CacheStatus, ReadInfo};
 use deadline::Deadline;
 
-/// The largest request. The largest legal one, with every field at its bound, is far smaller.
-const MAX_REQUEST_BYTES: usize = 1024 * 1024;
+/// The largest request. Legal ones are far smaller; up to here a caller is told which field is too long.
+const MAX_REQUEST_BYTES: usize = 2 * 1024 * 1024;
 
 /// `participant.v1.ParticipantService` over the participants of these accounts. It expects [`CallLayer`] around it.
 pub fn service(participants: Participants, accounts: Accounts) -> ParticipantServiceServer<Service> {
@@ -46,6 +46,7 @@ impl ParticipantService for Service {
     ) -> Result<Response<proto::GetParticipantResponse>, Status> {
         let (deadline, request) = opened(request)?;
         let request::Get { key, max_age } = request::get(request, &self.accounts)?;
+        let told = told(key.conversation.version);
         let read = self.participants.get(key, max_age, deadline.unary()).await.map_err(told)?;
         let read_info = Some(read_info(&read));
         Ok(Response::new(proto::GetParticipantResponse {
@@ -62,7 +63,7 @@ impl ParticipantService for Service {
         let request::List { conversation, size, cursor, max_age } =
             request::list(request, &self.accounts, self.participants.page_tokens())?;
         let read = self.participants.list(&conversation, size, &cursor, max_age, deadline.unary());
-        let read = read.await.map_err(told)?;
+        let read = read.await.map_err(told(conversation.version))?;
         let read_info = Some(read_info(&read));
         Ok(Response::new(proto::ListParticipantsResponse {
             participants: read.value.content.participants.clone(),
@@ -81,8 +82,9 @@ impl ParticipantService for Service {
     ) -> Result<Response<Self::StreamParticipantsStream>, Status> {
         let (deadline, request) = opened(request)?;
         let request::Stream { conversation, size } = request::stream(request, &self.accounts)?;
+        let told = told(conversation.version);
         let stream = self.participants.stream(conversation, size, deadline.stream());
-        let answers = stream.map(|item| match item {
+        let answers = stream.map(move |item| match item {
             Ok(Streamed { participant, fetched }) => Ok(proto::StreamParticipantsResponse {
                 participant: Some(participant),
                 read_info: Some(info(CacheStatus::Bypass, fetched)),
@@ -98,6 +100,7 @@ impl ParticipantService for Service {
     ) -> Result<Response<proto::CreateParticipantResponse>, Status> {
         let (deadline, request) = opened(request)?;
         let (conversation, create) = request::create(request, &self.accounts)?;
+        let told = told(conversation.version);
         let created = self.participants.create(conversation, create, deadline.unary()).await.map_err(told)?;
         Ok(Response::new(proto::CreateParticipantResponse { participant: Some(created) }))
     }
@@ -108,6 +111,7 @@ impl ParticipantService for Service {
     ) -> Result<Response<proto::UpdateParticipantResponse>, Status> {
         let (deadline, request) = opened(request)?;
         let (key, update) = request::update(request, &self.accounts)?;
+        let told = told(key.conversation.version);
         let updated = self.participants.update(key, update, deadline.unary()).await.map_err(told)?;
         Ok(Response::new(proto::UpdateParticipantResponse { participant: Some(updated) }))
     }
@@ -118,6 +122,7 @@ impl ParticipantService for Service {
     ) -> Result<Response<proto::DeleteParticipantResponse>, Status> {
         let (deadline, request) = opened(request)?;
         let request::Delete { key, webhook_enabled } = request::delete(request, &self.accounts)?;
+        let told = told(key.conversation.version);
         self.participants.delete(key, webhook_enabled, deadline.unary()).await.map_err(told)?;
         Ok(Response::new(proto::DeleteParticipantResponse {}))
     }
@@ -130,9 +135,9 @@ fn opened<T>(request: Request<T>) -> Result<(Deadline, T), Status> {
     Ok((deadline, request.into_inner()))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the form that map_err wants")]
-fn told(error: Error) -> Status {
-    status::of(&error)
+/// What the caller is told of a failure, about a conversation of this version.
+fn told(version: ApiVersion) -> impl Fn(Error) -> Status {
+    move |error| status::of(&error, version)
 }
 
 fn read_info<T>(read: &Read<T>) -> ReadInfo {

@@ -37,9 +37,9 @@ pub enum Error {
         sent: bool,
     },
     /// The API version has no such operation.
-    NotSupported(ApiVersion),
+    NotSupported,
     /// Twilio's pages do not end.
-    EndlessPages(ApiVersion),
+    EndlessPages,
     /// A bug of the gateway, such as a task that panicked.
     Bug,
 }
@@ -300,7 +300,7 @@ impl Participants {
         deadline: Instant,
     ) -> Result<(), Error> {
         if key.conversation.version == ApiVersion::V2 {
-            return Err(Error::NotSupported(ApiVersion::V2));
+            return Err(Error::NotSupported);
         }
         let participants = self.clone();
         let write = move |agreement: Agreement| async move {

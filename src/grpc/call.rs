@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, timeout_at};
@@ -97,8 +97,8 @@ where
     }
 
     fn call(&mut self, mut request: Request<tonic::body::Body>) -> Self::Future {
-        if !is_grpc(request.headers()) {
-            return Box::pin(std::future::ready(Ok(not_grpc())));
+        if let Some(status) = refusal(&request) {
+            return Box::pin(std::future::ready(Ok(not_grpc(status))));
         }
         let limits = Limits::of(request.headers(), self.layer.longest);
         request.extensions_mut().insert(limits.deadline);
@@ -143,16 +143,23 @@ where
     }
 }
 
-/// tonic would serve any content type.
-fn is_grpc(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    content_type.is_some_and(|text| text.starts_with("application/grpc"))
+/// tonic would serve any method and any content type.
+fn refusal<B>(request: &Request<B>) -> Option<StatusCode> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if request.method() != Method::POST {
+        Some(StatusCode::METHOD_NOT_ALLOWED)
+    } else if !matches!(essence, "application/grpc" | "application/grpc+proto") {
+        Some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+    } else {
+        None
+    }
 }
 
 /// As the gRPC protocol asks for: a client that does not speak it could not read a gRPC status.
-fn not_grpc() -> Response<tonic::body::Body> {
+fn not_grpc(status: StatusCode) -> Response<tonic::body::Body> {
     let mut response = Response::new(tonic::body::Body::empty());
-    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    *response.status_mut() = status;
     response
 }
 
@@ -224,16 +231,14 @@ impl Call {
                 )
             };
         }
-        // tonic's own errors are the caller's: bytes that are no message, a method that is none.
-        let is_ours = reason.is_some();
         let needs_a_human = reason == Some(Reason::UpstreamCredentialsRejected.as_str());
         match status.code() {
-            Code::Internal | Code::DataLoss if is_ours => line!(error),
+            // tonic's own errors are the caller's: bytes that are no message, a method that is none.
+            _ if reason.is_none() => line!(info),
+            Code::Internal | Code::DataLoss => line!(error),
             Code::FailedPrecondition if needs_a_human => line!(error),
             Code::Unknown | Code::DeadlineExceeded | Code::Unavailable => line!(warn),
             Code::Ok
-            | Code::Internal
-            | Code::DataLoss
             | Code::Cancelled
             | Code::InvalidArgument
             | Code::NotFound

@@ -48,9 +48,10 @@ pub(super) struct Delete {
 pub(super) fn get(request: proto::GetParticipantRequest, accounts: &Accounts) -> Result<Get, Refused> {
     let proto::GetParticipantRequest { conversation, participant_id, read_options } = request;
     let mut check = Check::default();
-    let key = key(&mut check, conversation, &participant_id, accounts);
+    let conversation = self::conversation(&mut check, conversation, accounts);
+    let id = self::participant_id(&mut check, &participant_id);
     let max_age = max_age(&mut check, read_options);
-    check.done(key.map(|key| Get { key, max_age }))
+    check.done(key(conversation, id).map(|key| Get { key, max_age }))
 }
 
 pub(super) fn list(
@@ -95,9 +96,8 @@ pub(super) fn create(
     let mut check = Check::default();
     let conversation = self::conversation(&mut check, conversation, accounts);
     let participant = required_participant(&mut check, participant);
-    if let (Some(conversation), Some(participant)) = (&conversation, &participant) {
-        let version = conversation.version;
-        webhook(&mut check, webhook_enabled, version);
+    webhook(&mut check, webhook_enabled);
+    if let (Some(version), Some(participant)) = (check.version, &participant) {
         for field in Field::ALL.into_iter().filter(|field| is_set(*field, participant)) {
             if field.in_create(version) {
                 value(&mut check, field, participant, version);
@@ -108,7 +108,7 @@ pub(super) fn create(
         if participant.addresses.is_empty() {
             check.refuse("participant.addresses", "is required");
         }
-        check.extend(addresses::missing(&participant.addresses, version));
+        check.extend(addresses::create_violations(&participant.addresses, version));
     }
     check.done(
         conversation
@@ -129,13 +129,13 @@ pub(super) fn update(
         webhook_enabled,
     } = request;
     let mut check = Check::default();
-    let key = key(&mut check, conversation, &participant_id, accounts);
+    let conversation = self::conversation(&mut check, conversation, accounts);
+    let id = self::participant_id(&mut check, &participant_id);
     let participant = required_participant(&mut check, participant);
     let mask = Mask::parse(&mut check, update_mask.as_ref());
+    webhook(&mut check, webhook_enabled);
     let mut fields = BTreeSet::new();
-    if let (Some(key), Some(participant)) = (&key, &participant) {
-        let version = key.conversation.version;
-        webhook(&mut check, webhook_enabled, version);
+    if let (Some(version), Some(participant)) = (check.version, &participant) {
         fields = mask.fields(&mut check, participant, version);
         // What the version cannot carry is refused already.
         let carried = |field: &Field| field.in_update(version) && is_set(*field, participant);
@@ -143,9 +143,8 @@ pub(super) fn update(
             value(&mut check, field, participant, version);
         }
     }
-    check.done(
-        key.zip(participant).map(|(key, participant)| (key, Update { participant, fields, webhook_enabled })),
-    )
+    let update = key(conversation, id).zip(participant);
+    check.done(update.map(|(key, participant)| (key, Update { participant, fields, webhook_enabled })))
 }
 
 pub(super) fn delete(
@@ -154,8 +153,9 @@ pub(super) fn delete(
 ) -> Result<Delete, Refused> {
     let proto::DeleteParticipantRequest { conversation, participant_id, webhook_enabled } = request;
     let mut check = Check::default();
-    let key = key(&mut check, conversation, &participant_id, accounts);
-    check.done(key.map(|key| Delete { key, webhook_enabled }))
+    let conversation = self::conversation(&mut check, conversation, accounts);
+    let id = self::participant_id(&mut check, &participant_id);
+    check.done(key(conversation, id).map(|key| Delete { key, webhook_enabled }))
 }
 
 // === Who and what
@@ -180,6 +180,7 @@ fn conversation(
     });
     let id = check.take("conversation.conversation_id", Segment::parse(&conversation_id));
     let version = id.as_ref().and_then(|id| version(check, id, api_version));
+    check.version = version;
     let service = match service_id.as_str() {
         "" => None,
         _ if version == Some(ApiVersion::V2) => {
@@ -215,19 +216,16 @@ fn version(check: &mut Check, id: &Segment, api_version: i32) -> Option<ApiVersi
     }
 }
 
-fn key(
-    check: &mut Check,
-    conversation: Option<ConversationRef>,
-    participant_id: &str,
-    accounts: &Accounts,
-) -> Option<ParticipantKey> {
-    let conversation = self::conversation(check, conversation, accounts);
-    let id = check.take("participant_id", Segment::parse(participant_id))?;
-    let is_v2 = conversation.as_ref().is_some_and(|conversation| conversation.version == ApiVersion::V2);
-    if is_v2 && !is_v2_id(id.as_str()) {
+fn participant_id(check: &mut Check, text: &str) -> Option<Segment> {
+    let id = check.take("participant_id", Segment::parse(text))?;
+    if check.version == Some(ApiVersion::V2) && !is_v2_id(id.as_str()) {
         check.refuse("participant_id", "of v2 must be letters, digits, `_` and `-`, at most 128");
     }
-    Some(ParticipantKey { conversation: conversation?, id })
+    Some(id)
+}
+
+fn key(conversation: Option<Conversation>, id: Option<Segment>) -> Option<ParticipantKey> {
+    Some(ParticipantKey { conversation: conversation?, id: id? })
 }
 
 fn page_size(check: &mut Check, size: i32, conversation: Option<&Conversation>) -> u32 {
@@ -253,8 +251,8 @@ fn max_age(check: &mut Check, options: Option<ReadOptions>) -> Option<Duration> 
     check.take("read_options.max_age", duration)
 }
 
-fn webhook(check: &mut Check, enabled: Option<bool>, version: ApiVersion) {
-    if enabled.is_some() && version == ApiVersion::V2 {
+fn webhook(check: &mut Check, enabled: Option<bool>) {
+    if enabled.is_some() && check.version == Some(ApiVersion::V2) {
         check.refuse("webhook_enabled", "v2 cannot carry it; leave it out");
     }
 }

@@ -29,9 +29,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 const DEFAULT_WAIT: Duration = Duration::from_secs(1);
 
 /// A request that the gateway itself refuses, with all that is wrong with it.
-pub(super) fn refused(reason: Reason, violations: &[Violation]) -> Status {
+pub(super) fn refused(reason: Reason, violations: &[Violation], version: Option<ApiVersion>) -> Status {
     let mut failure = Failure::new(row(reason));
     failure.violations(violations);
+    failure.about("api_version", version);
     failure.into_status()
 }
 
@@ -40,9 +41,9 @@ pub(super) fn plain(reason: Reason) -> Status {
     Failure::new(row(reason)).into_status()
 }
 
-/// The status of a failed call.
-pub(super) fn of(error: &participants::Error) -> Status {
-    match error {
+/// The status of a failed call about a conversation of this version.
+pub(super) fn of(error: &participants::Error, version: ApiVersion) -> Status {
+    let mut failure = match error {
         participants::Error::Upstream(error) => of_upstream(error),
         participants::Error::Deadline { sent } => {
             let mut failure = Failure::new(row(Reason::Deadline));
@@ -50,30 +51,27 @@ pub(super) fn of(error: &participants::Error) -> Status {
                 failure.message.push_str("; the write was sent and may still take effect");
                 failure.no_retry();
             }
-            failure.into_status()
+            failure
         }
-        participants::Error::NotSupported(version) => {
-            let mut failure = Failure::new(row(Reason::OperationNotSupportedByUpstream));
-            failure.version(*version);
-            failure.into_status()
-        }
-        participants::Error::EndlessPages(version) => {
+        participants::Error::NotSupported => Failure::new(row(Reason::OperationNotSupportedByUpstream)),
+        participants::Error::EndlessPages => {
             let mut failure = Failure::new(row(Reason::UpstreamContractBroken));
             failure.message.push_str(": its pages do not end");
-            failure.version(*version);
-            failure.into_status()
+            failure
         }
         participants::Error::Bug => {
             // A write may have been sent, and no repetition mends a bug.
             let mut failure = Failure::new(row(Reason::Internal));
             failure.no_retry();
-            failure.into_status()
+            failure
         }
-    }
+    };
+    failure.about("api_version", Some(version));
+    failure.into_status()
 }
 
-fn of_upstream(error: &twilio::Error) -> Status {
-    let mut failure = match &error.cause {
+fn of_upstream(error: &twilio::Error) -> Failure {
+    match &error.cause {
         Cause::Answered(problem) => of_problem(error.operation, problem),
         Cause::NotSent(_) => Failure::new(row(Reason::UpstreamUnavailable)),
         Cause::Cut(_) | Cause::TimedOut if On::Write.includes(error.operation) => {
@@ -97,9 +95,7 @@ fn of_upstream(error: &twilio::Error) -> Status {
             failure.violations(violations);
             failure
         }
-    };
-    failure.version(error.version);
-    failure.into_status()
+    }
 }
 
 fn of_problem(operation: Operation, problem: &Problem) -> Failure {
@@ -162,10 +158,6 @@ impl Failure {
         self.about.extend(value.map(|value| (key.to_owned(), value.to_string())));
     }
 
-    fn version(&mut self, version: ApiVersion) {
-        self.about("api_version", Some(version));
-    }
-
     /// `id` is empty where it may be PII.
     fn resource(&mut self, kind: &str, id: &str) {
         self.details.set_resource_info(format!("participant.v1.{kind}"), id, "", self.row.message);
@@ -201,7 +193,8 @@ impl Failure {
             self.details.add_bad_request_violation(&violation.field, &violation.description);
         }
         if violations.len() > 1 {
-            self.message.push_str(&format!(" (and {} more, see the details)", violations.len() - 1));
+            self.message
+                .push_str(&format!(" (and {} more; the details list what fits)", violations.len() - 1));
         }
     }
 
@@ -222,7 +215,7 @@ mod tests {
         let many: Vec<_> = (0..500)
             .map(|at| Violation::new(format!("participant.addresses[{at}].channel"), "x".repeat(300)))
             .collect();
-        let status = refused(Reason::InvalidRequest, &many);
+        let status = refused(Reason::InvalidRequest, &many, None);
         assert!(status.message().len() <= MAX_MESSAGE_BYTES);
         assert!(status.details().len() <= 4096, "{}", status.details().len());
         assert!(status.get_details_bad_request().unwrap().field_violations.len() > 5);

@@ -77,7 +77,7 @@ impl Walk {
 
     async fn load(&mut self, cursor: Cursor) -> Result<(), Error> {
         if self.seen.len() >= MAX_PAGES || !self.seen.insert(cursor.clone()) {
-            return Err(Error::EndlessPages(self.conversation.version));
+            return Err(Error::EndlessPages);
         }
         self.fetched = SystemTime::now();
         let twilio = &self.participants.twilio;

@@ -153,7 +153,9 @@ struct Written<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct WrittenAddress<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
     channel: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     address: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     channel_id: &'a str,

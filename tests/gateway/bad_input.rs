@@ -304,7 +304,7 @@ on_both_versions! {
             token.to_lowercase(),
             token.to_uppercase(),
             token.repeat(2),
-            "A".repeat((1 << 20) - 1024),
+            "A".repeat(1 << 20),
         ]);
         for forged in &forged {
             let error = gateway.list(page(forged)).await.unwrap_err();
@@ -342,9 +342,62 @@ on_both_versions! {
         gateway.list(list).await.unwrap();
     }
 
+    async fn all_that_is_wrong_comes_together_and_names_the_version(face) {
+        let mut gateway = Gateway::start().await;
+        let unknown = ConversationRef { account_id: account_id('9'), ..face.conversation() };
+        let wrong = match face {
+            Face::V1 => Participant { display_name: "x".into(), attributes: "{".into(), ..Default::default() },
+            Face::V2 => Participant { display_name: "\n".into(), attributes: "{}".into(), ..Default::default() },
+        };
+        let update = UpdateParticipantRequest {
+            conversation: Some(unknown.clone()),
+            participant_id: "..".into(),
+            participant: Some(wrong),
+            update_mask: None,
+            webhook_enabled: (face == Face::V2).then_some(true),
+        };
+        let error = gateway.update(update).await.unwrap_err();
+        let mut expected = vec!["conversation.account_id", "participant_id"];
+        expected.extend((face == Face::V2).then_some("webhook_enabled"));
+        expected.extend(["participant.display_name", "participant.attributes"]);
+        let mut fields = refused_fields(&error);
+        fields.sort();
+        expected.sort_unstable();
+        assert_eq!(fields, expected);
+        let info = tonic_types::StatusExt::get_details_error_info(&error).unwrap();
+        assert_eq!(info.metadata["api_version"], face.api());
+
+        let list = ListParticipantsRequest {
+            conversation: Some(unknown),
+            page_size: -1,
+            page_token: "x".into(),
+            read_options: None,
+        };
+        let fields = refused_fields(&gateway.list(list).await.unwrap_err());
+        assert_eq!(fields, ["conversation.account_id", "page_size", "page_token"]);
+        nothing_was_sent(&mut gateway, face).await;
+    }
+
+    async fn what_does_not_speak_grpc_is_not_executed(face) {
+        let mut gateway = Gateway::start().await;
+        let url = format!("http://{}/participant.v1.ParticipantService/GetParticipant", gateway.addresses.grpc);
+        let http = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+        for (method, content_type, status) in [
+            (reqwest::Method::GET, "application/grpc", 405),
+            (reqwest::Method::POST, "text/plain", 415),
+            (reqwest::Method::POST, "application/grpc+json", 415),
+            (reqwest::Method::POST, "application/grpc-web", 415),
+        ] {
+            let request = http.request(method, &url).header("content-type", content_type);
+            let answer = request.body(frame(&face.get())).send().await.unwrap();
+            assert_eq!(answer.status().as_u16(), status, "{content_type}");
+        }
+        nothing_was_sent(&mut gateway, face).await;
+    }
+
     async fn a_request_larger_than_the_bound_is_refused_unread(face) {
         let mut gateway = Gateway::start().await;
-        let list = ListParticipantsRequest { page_token: "A".repeat(1 << 20), ..face.list() };
+        let list = ListParticipantsRequest { page_token: "A".repeat(1 << 21), ..face.list() };
         // tonic's own code.
         assert_eq!(gateway.list(list).await.unwrap_err().code(), Code::OutOfRange);
         nothing_was_sent(&mut gateway, face).await;
@@ -1151,4 +1204,21 @@ async fn a_v2_value_out_of_its_form_is_refused() {
         assert_eq!(refused_update(&mut gateway, Face::V2, participant).await, fields);
     }
     nothing_was_sent(&mut gateway, Face::V2).await;
+}
+
+#[tokio::test]
+async fn another_channel_needs_its_own_prefix_on_v1() {
+    let mut gateway = Gateway::start().await;
+    let of = |address: &str| {
+        let address = Address {
+            channel: Channel::Other.into(),
+            upstream_channel: "gbm".into(),
+            address: address.into(),
+            ..Default::default()
+        };
+        Face::V1.create(Participant { addresses: vec![address], ..Default::default() })
+    };
+    let error = gateway.create(of("+15550101117")).await.unwrap_err();
+    assert_eq!(refused_fields(&error), ["participant.addresses[0].channel"]);
+    nothing_was_sent(&mut gateway, Face::V1).await;
 }

@@ -33,23 +33,24 @@ pub(super) fn violations(addresses: &[Address], version: ApiVersion) -> Vec<Viol
     check.into_violations()
 }
 
-/// What a create needs and an update, which may clear it, does not.
-pub(super) fn missing(addresses: &[Address], version: ApiVersion) -> Vec<Violation> {
-    let reaches_nobody = |address: &Address| {
-        address.channel() != Channel::Chat
-            && address.address.is_empty()
-            && address.projected_address.is_empty()
-    };
-    let missing = |(at, _)| {
-        Violation::new(format!("participant.addresses[{at}].address"), "is required, or projected_address is")
-    };
-    match version {
-        ApiVersion::V1 => {
-            addresses.iter().enumerate().filter(|(_, address)| reaches_nobody(address)).map(missing).collect()
+/// What a create of v1 needs beyond: an update may clear what it needs, and compares the channel with what is there.
+pub(super) fn create_violations(addresses: &[Address], version: ApiVersion) -> Vec<Violation> {
+    let mut check = Check::default();
+    let bindings = addresses.iter().enumerate().filter(|(_, address)| address.channel() != Channel::Chat);
+    for (at, address) in bindings.filter(|_| version == ApiVersion::V1) {
+        let mut entry = Entry { check: &mut check, at };
+        if address.address.is_empty() && address.projected_address.is_empty() {
+            entry.refuse("address", "is required, or projected_address is");
         }
-        ApiVersion::V2 => Vec::new(),
+        if address.channel() == Channel::Other && !address.address.contains(':') {
+            entry.refuse("channel", DISAGREES);
+        }
     }
+    check.into_violations()
 }
+
+const DISAGREES: &str = "disagrees with the address's prefix (`whatsapp:`, `rcs:`, `messenger:`, or none for SMS and \
+                         mail), which tells v1 the channel";
 
 struct Entry<'a> {
     check: &'a mut Check,
@@ -124,9 +125,7 @@ impl Entry<'_> {
         if let Err(description) = word(word_of(channel), upstream_channel, channel == Channel::Other) {
             self.refuse("upstream_channel", &description);
         } else if !address.is_empty() && !agrees(channel, upstream_channel, address) {
-            let text = "disagrees with the address's prefix (`whatsapp:`, `rcs:`, `messenger:`, or none for SMS), \
-                        which tells v1 the channel";
-            self.refuse("channel", text);
+            self.refuse("channel", DISAGREES);
         }
         self.v1_refused(channel_id, level, display_name);
     }

@@ -16,7 +16,11 @@ pub(super) fn check(text: &str) -> Result<(), String> {
     match serde_json::from_str::<Unambiguous>(text) {
         Ok(Unambiguous) => Ok(()),
         Err(error) if error.is_data() => Err("must be JSON without duplicate keys".into()),
-        Err(error) => Err(format!("must be JSON: see line {}, column {}", error.line(), error.column())),
+        Err(error) => Err(format!(
+            "must be JSON, nested less than 128 deep: see line {}, column {}",
+            error.line(),
+            error.column()
+        )),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Everything that is wrong with a request, so that a caller can mend all of it at once.
 
 use crate::grpc::status::{self, Reason};
-use crate::ids::Violation;
+use crate::ids::{ApiVersion, Violation};
 
 /// Collects violations while a request is read.
 #[derive(Default)]
@@ -9,6 +9,8 @@ pub(super) struct Check {
     violations: Vec<Violation>,
     /// The reason of the last violation that has one of its own.
     own_reason: Option<Reason>,
+    /// The version of the conversation, once it is known.
+    pub(super) version: Option<ApiVersion>,
 }
 
 /// A request that is refused.
@@ -16,11 +18,12 @@ pub(super) struct Check {
 pub(in crate::grpc) struct Refused {
     reason: Reason,
     violations: Vec<Violation>,
+    version: Option<ApiVersion>,
 }
 
 impl From<Refused> for tonic::Status {
-    fn from(Refused { reason, violations }: Refused) -> Self {
-        status::refused(reason, &violations)
+    fn from(Refused { reason, violations, version }: Refused) -> Self {
+        status::refused(reason, &violations, version)
     }
 }
 
@@ -49,12 +52,12 @@ impl Check {
 
     /// The value, unless anything at all was wrong.
     pub(super) fn done<T>(self, value: Option<T>) -> Result<T, Refused> {
-        let Self { violations, own_reason } = self;
+        let Self { violations, own_reason, version } = self;
         match value {
             Some(value) if violations.is_empty() => Ok(value),
             _ => {
                 let own_reason = own_reason.filter(|_| violations.len() == 1);
-                Err(Refused { reason: own_reason.unwrap_or(Reason::InvalidRequest), violations })
+                Err(Refused { reason: own_reason.unwrap_or(Reason::InvalidRequest), violations, version })
             }
         }
     }

@@ -44,8 +44,8 @@ struct Binding {
 
 #[derive(Deserialize)]
 struct Envelope {
-    participants: Vec<Participant>,
-    meta: Meta,
+    participants: Option<Vec<Participant>>,
+    meta: Option<Meta>,
 }
 
 #[derive(Deserialize)]
@@ -60,7 +60,11 @@ pub(in crate::twilio) fn participant(response: &Response) -> Result<proto::Parti
 }
 
 pub(in crate::twilio) fn page(response: &Response) -> Result<Page, Error> {
-    let Envelope { participants, meta: Meta { page, previous_page_url, next_page_url } } = response.json()?;
+    let Envelope { participants, meta } = response.json()?;
+    // Without either, a cut list would pass for a whole one.
+    let participants = participants.ok_or_else(|| response.broken("participants".into()))?;
+    let Meta { page, previous_page_url, next_page_url } =
+        meta.ok_or_else(|| response.broken("meta".into()))?;
     let cursor = |url: Option<String>, key: &str| match url.as_deref() {
         None | Some("") => Ok(None),
         Some(url) => cursor(url).map(Some).ok_or_else(|| response.broken(format!("meta.{key}"))),
