@@ -34,6 +34,7 @@ use crate::ids::{AccountId, Accounts};
 use crate::participants::{PageTokens, Participants};
 use crate::proto::participant_service_server::ParticipantServiceServer;
 use crate::sandbox::{self, Sandbox};
+use crate::telemetry::{Metrics, MetricsError};
 use crate::twilio::{self, Account, Credentials, Twilio};
 use admin::Readiness;
 
@@ -58,6 +59,9 @@ pub enum BuildError {
     /// An earlier run's ready file could not be removed.
     #[error("remove the ready file of an earlier run: {0}")]
     ReadyFile(std::io::Error),
+    /// The metrics could not be set up.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// The configuration holds no account.
     #[error("no account is configured")]
     NoAccount,
@@ -99,7 +103,7 @@ pub enum Stop {
 pub struct Addresses {
     /// API, health, reflection.
     pub grpc: SocketAddr,
-    /// `/livez`, `/readyz`.
+    /// `/livez`, `/readyz`, `/metrics`.
     pub admin: SocketAddr,
     /// The embedded sandbox.
     pub sandbox: Option<SocketAddr>,
@@ -118,6 +122,7 @@ pub struct App {
     ready_file: Option<PathBuf>,
     drain: Drain,
     tasks: TaskTracker,
+    metrics: Metrics,
     /// Ends streams, which a graceful shutdown would else wait for.
     end_streams: CancellationToken,
 }
@@ -163,10 +168,11 @@ impl App {
         let default = accounts.first().ok_or(BuildError::NoAccount)?.id.clone();
         let known = Accounts::new(default, accounts.iter().map(|account| account.id.clone()));
         let (tasks, end_streams) = (TaskTracker::new(), CancellationToken::new());
-        let client = Twilio::new(&twilio, accounts)?;
-        let participants = Participants::new(client, &cache, page_tokens, tasks.clone());
+        let metrics = Metrics::new()?;
+        let client = Twilio::new(&twilio, accounts, metrics.clone())?;
+        let participants = Participants::new(client, &cache, page_tokens, tasks.clone(), metrics.clone());
 
-        let calls = CallLayer::new(call_timeout, end_streams.clone());
+        let calls = CallLayer::new(call_timeout, end_streams.clone(), metrics.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         let service = grpc::service(participants.clone(), known);
         let router = server::router(calls.clone(), service, health_service)?;
@@ -182,6 +188,7 @@ impl App {
             ready_file,
             drain,
             tasks,
+            metrics,
             end_streams,
         })
     }
@@ -198,7 +205,10 @@ impl App {
         // These tasks end with this future, whichever way it ends. Loads and writes, which `tasks` owns, end by themselves
         // within the upstream's time limit.
         let mut servers = JoinSet::new();
-        servers.spawn(ending("the admin listener", admin::serve(self.admin, readiness.clone(), end.clone())));
+        servers.spawn(ending(
+            "the admin listener",
+            admin::serve(self.admin, readiness.clone(), self.metrics, end.clone()),
+        ));
         if let Some(sandbox) = self.sandbox {
             let end = end.clone();
             servers

@@ -23,6 +23,7 @@ pub use aliases::Aliases;
 
 use crate::ids::{AccountId, Conversation, Segment};
 use crate::proto::CacheStatus;
+use crate::telemetry::Metrics;
 
 /// Conversations share a generation with others by hash. Two that collide cost each other spare loads, nothing else.
 const STRIPES: usize = 4096;
@@ -127,11 +128,12 @@ pub struct Cache<V> {
     generations: Arc<Generations>,
     ttl: Duration,
     tasks: TaskTracker,
+    metrics: Metrics,
 }
 
 impl<V: Clone + Send + Sync + 'static> Cache<V> {
     /// An empty store; `tasks` owns its loads.
-    pub fn new(settings: &Settings, traits: &Traits<V>, tasks: TaskTracker) -> Self {
+    pub fn new(settings: &Settings, traits: &Traits<V>, tasks: TaskTracker, metrics: Metrics) -> Self {
         let Traits { weight, is_negative } = *traits;
         let lifetimes = Lifetimes { ttl: settings.ttl, negative_ttl: settings.negative_ttl, is_negative };
         let entries = Moka::builder()
@@ -142,7 +144,9 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
             .expire_after(lifetimes)
             .build();
         let flights = Moka::builder().max_capacity(0).build();
-        Self { entries, flights, generations: Arc::default(), ttl: settings.ttl, tasks }
+        let size = entries.clone();
+        metrics.observe_cache(move || (size.entry_count(), size.weighted_size()));
+        Self { entries, flights, generations: Arc::default(), ttl: settings.ttl, tasks, metrics }
     }
 
     /// The key of an item now. Take it before its load begins: a change after this moment makes it a key of the past.
@@ -170,8 +174,27 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
     {
         let young = Young { asked: Instant::now(), max_age: max_age.unwrap_or(self.ttl) };
         if let Some(stored) = self.entries.get(&key).await.filter(|stored| young.is(stored)) {
+            self.metrics.cache_hit(stored.since.elapsed());
             return Ok(stored.with(CacheStatus::Hit));
         }
+        let loaded = self.load_shared(key, young, load).await;
+        self.metrics.cache_looked_up(match &loaded {
+            Ok(loaded) => outcome(loaded.status),
+            Err(_) => "failed",
+        });
+        loaded
+    }
+
+    async fn load_shared<E, F>(
+        &self,
+        key: Key,
+        young: Young,
+        load: impl Fn() -> F,
+    ) -> Result<Loaded<V>, LoadError<E>>
+    where
+        E: Send + Sync + 'static,
+        F: Future<Output = Result<V, E>> + Send + 'static,
+    {
         loop {
             // A task of its own: were it the caller's future, the load would end with the caller's patience, and a cache
             // whose callers are less patient than its upstream would never fill.
@@ -220,7 +243,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
     where
         F: Future<Output = Result<V, E>>,
     {
-        let stored = timed(load).await?;
+        let stored = self.loaded_past(load).await?;
         self.put(key, stored.clone()).await;
         Ok(stored.with(CacheStatus::Bypass))
     }
@@ -236,7 +259,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         F: Future<Output = Result<V, E>>,
     {
         let before = self.generations.all();
-        let stored = timed(load).await?;
+        let stored = self.loaded_past(load).await?;
         if let Some((conversation, item)) = item_of(&stored.value) {
             // The order matters: the key first, then the comparison. See `Generations::forget`.
             let key = self.key(&conversation, item);
@@ -245,6 +268,13 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
             }
         }
         Ok(stored.with(CacheStatus::Bypass))
+    }
+
+    /// A load that did not ask the store.
+    async fn loaded_past<E>(&self, load: impl Future<Output = Result<V, E>>) -> Result<Stored<V>, E> {
+        let stored = timed(load).await;
+        self.metrics.cache_looked_up(if stored.is_ok() { "bypass" } else { "failed" });
+        stored
     }
 
     /// A slower load must not replace what a later one brought.
@@ -273,6 +303,15 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
             self.entries.run_pending_tasks().await;
             self.flights.run_pending_tasks().await;
         }
+    }
+}
+
+fn outcome(status: CacheStatus) -> &'static str {
+    match status {
+        CacheStatus::Hit => "hit",
+        CacheStatus::Miss => "miss",
+        CacheStatus::Coalesced => "coalesced",
+        CacheStatus::Bypass | CacheStatus::Unspecified => "bypass",
     }
 }
 

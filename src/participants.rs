@@ -21,6 +21,7 @@ pub use crate::cache::Settings as CacheSettings;
 use crate::cache::{self, Aliases, Cache, Item, LoadError, Loaded};
 use crate::ids::{ApiVersion, Conversation, ParticipantKey, Segment};
 use crate::proto::{CacheStatus, Participant};
+use crate::telemetry::Metrics;
 use crate::twilio::{self, Prepared, Twilio};
 pub use crate::twilio::{Create, Cursor, Update, max_page_size};
 use agreement::{Agreement, Caller};
@@ -84,12 +85,18 @@ pub struct Participants {
 
 impl Participants {
     /// `tasks` owns loads and writes that outlive their callers.
-    pub fn new(twilio: Twilio, cache: &CacheSettings, page_tokens: PageTokens, tasks: TaskTracker) -> Self {
+    pub fn new(
+        twilio: Twilio,
+        cache: &CacheSettings,
+        page_tokens: PageTokens,
+        tasks: TaskTracker,
+        metrics: Metrics,
+    ) -> Self {
         let traits = cache::Traits { weight: Cached::weight, is_negative: Cached::is_negative };
         Self {
             twilio: Arc::new(twilio),
             aliases: Aliases::new(cache.ttl),
-            cache: Cache::new(cache, &traits, tasks.clone()),
+            cache: Cache::new(cache, &traits, tasks.clone(), metrics),
             page_tokens,
             tasks,
         }

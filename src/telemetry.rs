@@ -1,9 +1,13 @@
-//! Log lines: JSON where a program reads them, text where a person does. Never with PII, whatever the filter.
+//! What the gateway tells of itself: log lines (JSON where a program reads them, text where a person does; never with
+//! PII, whatever the filter), and metrics.
+
+mod metrics;
 
 use std::io::IsTerminal as _;
 use std::panic::PanicHookInfo;
 use std::str::FromStr;
 
+pub use metrics::{Attempt, METRICS, Metrics, MetricsError, Row, markdown};
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{EnvFilter, FilterExt as _, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;

@@ -23,6 +23,7 @@ pub use error::{Broken, Cause, Error, NOT_FOUND, Operation, Problem, Subject, TH
 
 use crate::ids::{AccountId, ApiVersion, Conversation, Field, ParticipantKey, Segment};
 use crate::proto::Participant;
+use crate::telemetry::Metrics;
 use http::Request;
 
 /// Twilio's largest page of participants.
@@ -126,7 +127,7 @@ pub enum BuildError {
 
 impl Twilio {
     /// A client for these accounts; nothing is sent yet.
-    pub fn new(settings: &Settings, accounts: Vec<Account>) -> Result<Self, BuildError> {
+    pub fn new(settings: &Settings, accounts: Vec<Account>, metrics: Metrics) -> Result<Self, BuildError> {
         let endpoint = |account: Account| {
             let authorization = account
                 .credentials
@@ -136,7 +137,7 @@ impl Twilio {
             Ok((account.id, endpoint))
         };
         Ok(Self {
-            http: http::Http::new(settings)?,
+            http: http::Http::new(settings, metrics)?,
             accounts: accounts.into_iter().map(endpoint).collect::<Result<_, BuildError>>()?,
             total_timeout: settings.total_timeout,
         })

@@ -39,6 +39,10 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("clap", &["config"]),
     ("toml", &["config"]),
     ("tracing_subscriber", &["telemetry"]),
+    ("opentelemetry", &["telemetry"]),
+    ("opentelemetry_sdk", &["telemetry"]),
+    ("opentelemetry_prometheus", &["telemetry"]),
+    ("prometheus", &["telemetry"]),
 ];
 
 /// A source file of the library: its path from the root, its top module, and its text without comments.

@@ -1,14 +1,18 @@
-//! The admin listener: is the process alive, and is it ready for calls.
+//! The admin listener: is the process alive, is it ready for calls, and what has it counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::telemetry::Metrics;
 
 /// Whether the gateway wants calls; it does not depend on Twilio, whose outage no restart would mend.
 #[derive(Clone, Default)]
@@ -23,12 +27,13 @@ impl Readiness {
 pub(super) async fn serve(
     listener: TcpListener,
     readiness: Readiness,
+    metrics: Metrics,
     end: CancellationToken,
 ) -> std::io::Result<()> {
     let routes = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
-        .route("/readyz", get(readyz))
-        .with_state(readiness);
+        .route("/readyz", get(readyz).with_state(readiness))
+        .route("/metrics", get(exposition).with_state(metrics));
     axum::serve(listener, routes).with_graceful_shutdown(end.cancelled_owned()).await
 }
 
@@ -39,3 +44,15 @@ async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, &'static str
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
     }
 }
+
+async fn exposition(State(metrics): State<Metrics>) -> Response {
+    match metrics.render() {
+        Ok(text) => ([(header::CONTENT_TYPE, PROMETHEUS_TEXT)], text).into_response(),
+        Err(error) => {
+            warn!("{error}");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";

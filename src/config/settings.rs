@@ -44,7 +44,7 @@ pub const SETTINGS: &[Setting] = &[
         Some("admin-listen"),
         "GATEWAY_ADMIN_LISTEN",
         "127.0.0.1:9464",
-        "Address of the admin listener (/livez, /readyz); port 0 takes a free one",
+        "Address of the admin listener (/livez, /readyz, /metrics); port 0 takes a free one",
     ),
     setting(
         "ready_file",

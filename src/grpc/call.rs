@@ -1,6 +1,5 @@
 //! What surrounds every call: its span, its deadline, and one log line if it fails.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -25,21 +24,23 @@ use super::deadline::Limits;
 use super::status::{self, Reason};
 use super::stopping::{Requests, Stopping};
 use crate::proto::{self, Message as _};
+use crate::telemetry::Metrics;
 
 /// Gives every call a span, a deadline and an end that is logged.
 #[derive(Clone)]
 pub struct CallLayer {
     longest: Duration,
-    methods: Arc<HashSet<String>>,
+    methods: Arc<HashSet<Arc<str>>>,
     in_flight: Arc<AtomicUsize>,
     end_streams: CancellationToken,
+    metrics: Metrics,
 }
 
 impl CallLayer {
     /// `longest` bounds a call with one answer whose caller sets no deadline, or a later one. `end_streams` ends every
     /// stream, reflection's and a health watcher's among them: a graceful shutdown would wait for them for ever.
-    pub fn new(longest: Duration, end_streams: CancellationToken) -> Self {
-        Self { longest, methods: Arc::new(methods()), in_flight: Arc::default(), end_streams }
+    pub fn new(longest: Duration, end_streams: CancellationToken, metrics: Metrics) -> Self {
+        Self { longest, methods: Arc::new(methods()), in_flight: Arc::default(), end_streams, metrics }
     }
 
     /// How many calls have begun and not ended.
@@ -49,13 +50,13 @@ impl CallLayer {
 }
 
 /// The paths of this contract's methods: the values that the span's `rpc.method` may take.
-fn methods() -> HashSet<String> {
+fn methods() -> HashSet<Arc<str>> {
     let set = prost_types::FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET).unwrap_or_default();
     let mut methods = HashSet::new();
     for file in &set.file {
         for service in &file.service {
             for method in &service.method {
-                methods.insert(format!("{}.{}/{}", file.package(), service.name(), method.name()));
+                methods.insert(format!("{}.{}/{}", file.package(), service.name(), method.name()).into());
             }
         }
     }
@@ -103,8 +104,9 @@ where
         let limits = Limits::of(request.headers(), self.layer.longest);
         request.extensions_mut().insert(limits.deadline);
         let path = request.uri().path().trim_start_matches('/');
-        let method = self.layer.methods.get(path).cloned().map_or(Cow::Borrowed("_OTHER"), Cow::Owned);
-        let is_ours = matches!(method, Cow::Owned(_));
+        let ours = self.layer.methods.get(path).cloned();
+        let is_ours = ours.is_some();
+        let method = ours.unwrap_or_else(|| "_OTHER".into());
         let span = info_span!(
             "rpc",
             otel.name = &*method,
@@ -116,7 +118,10 @@ where
         let (in_flight, end_streams) = (self.layer.in_flight.clone(), self.layer.end_streams.clone());
         let stopping = Stopping::new(end_streams.clone());
         in_flight.fetch_add(1, Ordering::Relaxed);
-        let call = Call { method, span: span.clone(), began: Instant::now(), ended: false, in_flight };
+        let metrics = self.layer.metrics.clone();
+        metrics.call_began(&method);
+        let call =
+            Call { method, span: span.clone(), began: Instant::now(), ended: false, in_flight, metrics };
         // This contract's methods take one request each.
         let request = if is_ours {
             request
@@ -165,11 +170,12 @@ fn not_grpc(status: StatusCode) -> Response<tonic::body::Body> {
 
 /// A call that has not ended yet. Its end is noted once; dropped before that, the caller went away.
 struct Call {
-    method: Cow<'static, str>,
+    method: Arc<str>,
     span: Span,
     began: Instant,
     ended: bool,
     in_flight: Arc<AtomicUsize>,
+    metrics: Metrics,
 }
 
 impl Call {
@@ -200,7 +206,9 @@ impl Call {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        self.span.record("rpc.response.status_code", code_name(status.code()));
+        let code = code_name(status.code());
+        self.span.record("rpc.response.status_code", code);
+        self.metrics.call_answered(&self.method, code, self.began.elapsed());
         if status.code() != Code::Ok {
             self.span.in_scope(|| self.log(status));
         }
@@ -260,6 +268,7 @@ impl Drop for Call {
             self.end(&Status::cancelled("the caller went away"));
         }
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.call_ended(&self.method);
     }
 }
 

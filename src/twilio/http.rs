@@ -19,6 +19,7 @@ use url::Url;
 use super::error::{self, Broken, Cause, Error, Operation, Problem, Subject};
 use super::{Budget, Settings};
 use crate::ids::{ApiVersion, Violation};
+use crate::telemetry::{self, Metrics};
 use retry::RetryPolicy;
 
 /// RFC 3986's unreserved characters; every other byte of an id is encoded.
@@ -153,7 +154,7 @@ pub(super) struct Http {
 }
 
 impl Http {
-    pub(super) fn new(settings: &Settings) -> Result<Self, reqwest::Error> {
+    pub(super) fn new(settings: &Settings, metrics: Metrics) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder()
             .redirect(redirect::Policy::none())
             .referer(false)
@@ -170,8 +171,9 @@ impl Http {
             client,
             timeout: settings.attempt_timeout,
             max_body_bytes: settings.max_response_bytes,
+            metrics: metrics.clone(),
         };
-        Ok(Self { stack: RetryLayer::new(RetryPolicy::new(settings.max_retries)).layer(attempt) })
+        Ok(Self { stack: RetryLayer::new(RetryPolicy::new(settings.max_retries, metrics)).layer(attempt) })
     }
 
     pub(super) async fn send(&self, request: Request) -> Result<Response, Error> {
@@ -185,6 +187,7 @@ struct Attempt {
     client: reqwest::Client,
     timeout: Duration,
     max_body_bytes: usize,
+    metrics: Metrics,
 }
 
 impl Service<Request> for Attempt {
@@ -205,21 +208,30 @@ impl Service<Request> for Attempt {
 
 impl Attempt {
     async fn send(&self, request: &Request) -> Result<Response, Error> {
-        let until = request.budget.until.min(Instant::now() + self.timeout);
-        let result = match timeout_at(until, self.exchange(request)).await {
-            Ok(result) => result,
-            Err(_) => Err(Cause::TimedOut),
-        }
-        .map_err(|cause| request.error(cause));
-        if let Err(error) = &result {
-            Span::current().record("error.type", error.kind());
-        }
+        let began = Instant::now();
+        let until = request.budget.until.min(began + self.timeout);
+        let mut status = None;
+        let result = timeout_at(until, self.exchange(request, &mut status)).await;
+        let result = result.unwrap_or(Err(Cause::TimedOut)).map_err(|cause| request.error(cause));
+        let error = result.as_ref().err().map(Error::kind);
+        Span::current().record("error.type", error);
+        let attempt = telemetry::Attempt {
+            method: request.method.as_str(),
+            template: request.template,
+            host: request.url.host_str().unwrap_or_default(),
+            port: request.url.port_or_known_default().unwrap_or_default(),
+            status,
+            error,
+        };
+        self.metrics.request_ended(attempt, began.elapsed());
         result
     }
 
-    async fn exchange(&self, request: &Request) -> Result<Response, Cause> {
+    /// `answered` learns the status as soon as there is one.
+    async fn exchange(&self, request: &Request, answered: &mut Option<u16>) -> Result<Response, Cause> {
         let answer = self.outgoing(request).send().await.map_err(broken_connection)?;
         let status = answer.status();
+        *answered = Some(status.as_u16());
         let headers = answer.headers().clone();
         let request_id = error::request_id(&headers);
         let span = Span::current();

@@ -11,6 +11,7 @@ mod deadlines;
 mod errors;
 mod fixtures;
 mod lists;
+mod metrics;
 mod properties;
 mod raw;
 mod upstream;

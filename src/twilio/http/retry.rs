@@ -9,6 +9,7 @@ use tower::retry::budget::{Budget as _, TpsBudget};
 use tower::util::rng::{HasherRng, Rng as _};
 
 use super::{Request, Response};
+use crate::telemetry::Metrics;
 use crate::twilio::error::{Error, Operation};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -18,13 +19,14 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 pub(super) struct RetryPolicy {
     max_resends: u32,
     budget: Arc<TpsBudget>,
+    metrics: Metrics,
 }
 
 impl RetryPolicy {
-    pub(super) fn new(max_resends: u32) -> Self {
+    pub(super) fn new(max_resends: u32, metrics: Metrics) -> Self {
         // Two retries for ten requests at most, and ten a second for a quiet process.
         let budget = Arc::new(TpsBudget::new(Duration::from_secs(10), 10, 0.2));
-        Self { max_resends, budget }
+        Self { max_resends, budget, metrics }
     }
 }
 
@@ -54,6 +56,7 @@ impl Policy<Request, Response, Error> for RetryPolicy {
         {
             return None;
         }
+        self.metrics.request_retried(request.method.as_str(), request.template);
         request.history.resends += 1;
         request.history.may_have_been_processed |= error.may_have_been_processed();
         Some(sleep(delay))

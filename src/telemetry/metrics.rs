@@ -1,0 +1,305 @@
+//! What the gateway counts: one registry, read by `/metrics`. Every label takes its values from a closed set.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Histogram, Meter, MeterProvider as _, UpDownCounter};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkError;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{Encoder as _, Registry, TextEncoder};
+
+/// One metric, as the documentation lists it.
+#[derive(Debug)]
+pub struct Row {
+    /// Its OpenTelemetry name.
+    pub name: &'static str,
+    /// Its name in `/metrics`, without the suffixes of a histogram's series.
+    pub prometheus: &'static str,
+    /// Counter, gauge or histogram.
+    pub kind: &'static str,
+    /// Its unit; empty: a plain number.
+    pub unit: &'static str,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// What it says.
+    pub help: &'static str,
+}
+
+const CALLS: Row = Row {
+    name: "rpc.server.call.duration",
+    prometheus: "rpc_server_call_duration_seconds",
+    kind: "histogram",
+    unit: "s",
+    labels: &["rpc.system.name", "rpc.method", "rpc.response.status_code"],
+    help: "Duration of calls, until the last byte of the answer; calls that their caller left count as CANCELLED",
+};
+const IN_FLIGHT: Row = Row {
+    name: "participant.calls.in_flight",
+    prometheus: "participant_calls_in_flight",
+    kind: "gauge",
+    unit: "",
+    labels: &["rpc.method"],
+    help: "Calls that have begun and not ended, open streams among them",
+};
+const REQUESTS: Row = Row {
+    name: "http.client.request.duration",
+    prometheus: "http_client_request_duration_seconds",
+    kind: "histogram",
+    unit: "s",
+    labels: &[
+        "http.request.method",
+        "url.template",
+        "server.address",
+        "server.port",
+        "http.response.status_code",
+        "error.type",
+    ],
+    help: "Duration of each attempt at a request to Twilio",
+};
+const RETRIES: Row = Row {
+    name: "participant.upstream.retries",
+    prometheus: "participant_upstream_retries_total",
+    kind: "counter",
+    unit: "",
+    labels: &["http.request.method", "url.template"],
+    help: "Requests to Twilio that were sent again",
+};
+const LOOKUPS: Row = Row {
+    name: "participant.cache.lookups",
+    prometheus: "participant_cache_lookups_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.cache.outcome"],
+    help: "Reads by how the cache served them: hit, miss (loaded), coalesced (joined another's load), bypass, failed",
+};
+const AGE: Row = Row {
+    name: "participant.cache.entry.age",
+    prometheus: "participant_cache_entry_age_seconds",
+    kind: "histogram",
+    unit: "s",
+    labels: &[],
+    help: "Age of what a hit served",
+};
+const ENTRIES: Row = Row {
+    name: "participant.cache.entries",
+    prometheus: "participant_cache_entries",
+    kind: "gauge",
+    unit: "",
+    labels: &[],
+    help: "Entries in the cache, as of the last upkeep",
+};
+const WEIGHT: Row = Row {
+    name: "participant.cache.weight",
+    prometheus: "participant_cache_weight_bytes",
+    kind: "gauge",
+    unit: "By",
+    labels: &[],
+    help: "Estimated bytes in the cache, as of the last upkeep",
+};
+const BUILD: Row = Row {
+    name: "participant.build.info",
+    prometheus: "participant_build_info",
+    kind: "gauge",
+    unit: "",
+    labels: &["service.version"],
+    help: "1, with the version that runs",
+};
+
+/// Every metric, in the order in which they are documented. The process's own (`process_*`) come beside them.
+pub const METRICS: &[Row] = &[CALLS, IN_FLIGHT, REQUESTS, RETRIES, LOOKUPS, AGE, ENTRIES, WEIGHT, BUILD];
+
+/// The metrics as rows of a Markdown table.
+pub fn markdown() -> String {
+    let mut table =
+        "| metric | in `/metrics` | kind | unit | labels | what it says |\n|---|---|---|---|---|---|\n"
+            .to_owned();
+    for Row { name, prometheus, kind, unit, labels, help } in METRICS {
+        let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+        let labels = if labels.is_empty() { "–".to_owned() } else { labels.join(", ") };
+        let unit = if unit.is_empty() { "–" } else { unit };
+        table.push_str(&format!("| `{name}` | `{prometheus}` | {kind} | {unit} | {labels} | {help} |\n"));
+    }
+    table
+}
+
+/// Seconds, as the semantic conventions advise for calls and requests.
+const DURATIONS: [f64; 14] =
+    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+/// Seconds, up to the longest lifetimes that make sense.
+const AGES: [f64; 9] = [0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0];
+
+/// The instruments of one gateway. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics(Arc<Instruments>);
+
+struct Instruments {
+    calls: Histogram<f64>,
+    in_flight: UpDownCounter<i64>,
+    requests: Histogram<f64>,
+    retries: Counter<u64>,
+    lookups: Counter<u64>,
+    age: Histogram<f64>,
+    meter: Meter,
+    registry: Registry,
+    /// Held: its readers end with it.
+    _provider: SdkMeterProvider,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+/// The registry could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("set up the metrics: {0}")]
+pub struct MetricsError(String);
+
+impl From<OTelSdkError> for MetricsError {
+    fn from(error: OTelSdkError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<prometheus::Error> for MetricsError {
+    fn from(error: prometheus::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// How an attempt at a request to Twilio went.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt<'a> {
+    /// The HTTP method.
+    pub method: &'a str,
+    /// The path with placeholders.
+    pub template: &'static str,
+    /// The host.
+    pub host: &'a str,
+    /// The port.
+    pub port: u16,
+    /// The status of the answer, if there was one.
+    pub status: Option<u16>,
+    /// What went wrong, out of a closed set.
+    pub error: Option<&'static str>,
+}
+
+impl Metrics {
+    /// Instruments and a registry of their own: many gateways can run side by side in one process.
+    pub fn new() -> Result<Self, MetricsError> {
+        let registry = Registry::new();
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        let reader =
+            opentelemetry_prometheus::exporter().with_registry(registry.clone()).without_target_info();
+        let resource = Resource::builder().with_service_name(env!("CARGO_PKG_NAME")).build();
+        let provider = SdkMeterProvider::builder()
+            .with_reader(reader.scope_info_enabled(false).build()?)
+            .with_resource(resource)
+            .build();
+        let meter = provider.meter(env!("CARGO_PKG_NAME"));
+        let histogram = |row: &Row, boundaries: &[f64]| {
+            let builder = meter.f64_histogram(row.name).with_description(row.help).with_unit(row.unit);
+            builder.with_boundaries(boundaries.to_vec()).build()
+        };
+        let counter = |row: &Row| meter.u64_counter(row.name).with_description(row.help).build();
+        let instruments = Instruments {
+            calls: histogram(&CALLS, &DURATIONS),
+            in_flight: meter.i64_up_down_counter(IN_FLIGHT.name).with_description(IN_FLIGHT.help).build(),
+            requests: histogram(&REQUESTS, &DURATIONS),
+            retries: counter(&RETRIES),
+            lookups: counter(&LOOKUPS),
+            age: histogram(&AGE, &AGES),
+            meter: meter.clone(),
+            registry,
+            _provider: provider,
+        };
+        let version = [KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))];
+        meter.u64_gauge(BUILD.name).with_description(BUILD.help).build().record(1, &version);
+        Ok(Self(Arc::new(instruments)))
+    }
+
+    /// The registry in Prometheus's text format.
+    pub fn render(&self) -> Result<String, MetricsError> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.0.registry.gather(), &mut text)?;
+        String::from_utf8(text).map_err(|error| MetricsError(error.to_string()))
+    }
+
+    /// A call has begun. `method` is one of the contract's, or `_OTHER`.
+    pub fn call_began(&self, method: &Arc<str>) {
+        self.0.in_flight.add(1, &[KeyValue::new("rpc.method", method.clone())]);
+    }
+
+    /// A call that had begun is over.
+    pub fn call_ended(&self, method: &Arc<str>) {
+        self.0.in_flight.add(-1, &[KeyValue::new("rpc.method", method.clone())]);
+    }
+
+    /// A call was answered, or left by its caller.
+    pub fn call_answered(&self, method: &Arc<str>, code: &'static str, duration: Duration) {
+        let labels = [
+            KeyValue::new("rpc.system.name", "grpc"),
+            KeyValue::new("rpc.method", method.clone()),
+            KeyValue::new("rpc.response.status_code", code),
+        ];
+        self.0.calls.record(duration.as_secs_f64(), &labels);
+    }
+
+    /// An attempt at a request to Twilio is over.
+    pub fn request_ended(&self, attempt: Attempt<'_>, duration: Duration) {
+        let Attempt { method, template, host, port, status, error } = attempt;
+        let mut labels = vec![
+            KeyValue::new("http.request.method", method.to_owned()),
+            KeyValue::new("url.template", template),
+            KeyValue::new("server.address", host.to_owned()),
+            KeyValue::new("server.port", i64::from(port)),
+        ];
+        labels.extend(status.map(|status| KeyValue::new("http.response.status_code", i64::from(status))));
+        labels.extend(error.map(|error| KeyValue::new("error.type", error)));
+        self.0.requests.record(duration.as_secs_f64(), &labels);
+    }
+
+    /// A request to Twilio is sent again.
+    pub fn request_retried(&self, method: &str, template: &'static str) {
+        let labels = [
+            KeyValue::new("http.request.method", method.to_owned()),
+            KeyValue::new("url.template", template),
+        ];
+        self.0.retries.add(1, &labels);
+    }
+
+    /// A read was served, or not; `outcome` is one of those that the table lists.
+    pub fn cache_looked_up(&self, outcome: &'static str) {
+        self.0.lookups.add(1, &[KeyValue::new("participant.cache.outcome", outcome)]);
+    }
+
+    /// A hit served what is so old.
+    pub fn cache_hit(&self, age: Duration) {
+        self.cache_looked_up("hit");
+        self.0.age.record(age.as_secs_f64(), &[]);
+    }
+
+    /// Asks for the cache's entries and weight whenever the registry is read.
+    pub fn observe_cache(&self, size: impl Fn() -> (u64, u64) + Send + Sync + 'static) {
+        let size = Arc::new(size);
+        let entries = size.clone();
+        let meter = &self.0.meter;
+        // The registry holds the callbacks from here on.
+        let _ = meter
+            .u64_observable_gauge(ENTRIES.name)
+            .with_description(ENTRIES.help)
+            .with_callback(move |observer| observer.observe(entries().0, &[]))
+            .build();
+        let _ = meter
+            .u64_observable_gauge(WEIGHT.name)
+            .with_description(WEIGHT.help)
+            .with_unit(WEIGHT.unit)
+            .with_callback(move |observer| observer.observe(size().1, &[]))
+            .build();
+    }
+}

@@ -1,0 +1,179 @@
+//! What `/metrics` tells after calls of every kind.
+
+use std::time::Instant;
+
+use participant_gateway::proto::*;
+use participant_gateway::telemetry::METRICS;
+use serde_json::json;
+
+use crate::harness::*;
+use crate::on_both_versions;
+
+/// A scrape: every line that is a sample.
+struct Scrape(Vec<String>);
+
+impl Scrape {
+    async fn of(gateway: &Gateway) -> Self {
+        let url = format!("http://{}/metrics", gateway.addresses.admin);
+        let answer = reqwest::get(url).await.unwrap();
+        assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+        let text = answer.text().await.unwrap();
+        Self(text.lines().filter(|line| !line.starts_with('#')).map(Into::into).collect())
+    }
+
+    /// The sum of the samples of this name that have all these labels.
+    fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let is_meant = |line: &&String| {
+            line.split(['{', ' ']).next() == Some(name)
+                && labels.iter().all(|(label, value)| line.contains(&format!("{label}=\"{value}\"")))
+        };
+        let value = |line: &String| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
+        self.0.iter().filter(is_meant).map(value).sum()
+    }
+
+    fn lookups(&self, outcome: &str) -> f64 {
+        self.sum("participant_cache_lookups_total", &[("participant_cache_outcome", outcome)])
+    }
+
+    fn calls(&self, method: &str, code: &str) -> f64 {
+        let method = format!("participant.v1.ParticipantService/{method}");
+        let labels = [
+            ("rpc_method", method.as_str()),
+            ("rpc_response_status_code", code),
+            ("rpc_system_name", "grpc"),
+        ];
+        self.sum("rpc_server_call_duration_seconds_count", &labels)
+    }
+}
+
+on_both_versions! {
+    async fn reads_are_counted_by_how_the_cache_served_them(face) {
+        let mut gateway = Gateway::with(&[("GATEWAY_UPSTREAM_MAX_RETRIES", "0")]).await;
+        gateway.get(face.get()).await.unwrap();
+        gateway.get(face.get()).await.unwrap();
+        gateway.get(face.get_fresh()).await.unwrap();
+        gateway.sandbox.fault(json!({ "status": 503, "times": 1 })).await;
+        gateway.get(face.get_fresh()).await.unwrap_err();
+
+        let scrape = Scrape::of(&gateway).await;
+        let outcomes = ["miss", "hit", "bypass", "failed", "coalesced"].map(|outcome| scrape.lookups(outcome));
+        assert_eq!(outcomes, [1.0, 1.0, 1.0, 1.0, 0.0]);
+        assert_eq!(scrape.sum("participant_cache_entry_age_seconds_count", &[]), 1.0);
+        assert_eq!((scrape.calls("GetParticipant", "OK"), scrape.calls("GetParticipant", "UNAVAILABLE")), (3.0, 1.0));
+    }
+
+    async fn readers_that_share_a_load_are_told_apart(face) {
+        let gateway = Gateway::start().await;
+        gateway.sandbox.fault(json!({ "hold": true, "times": 1 })).await;
+        let get = || {
+            let mut client = gateway.client.clone();
+            tokio::spawn(async move { client.get_participant(face.get()).await.unwrap() })
+        };
+        let first = get();
+        gateway.sandbox.held(1).await;
+        let second = get();
+        let in_flight = [("rpc_method", "participant.v1.ParticipantService/GetParticipant")];
+        let deadline = Instant::now() + PATIENCE;
+        while Scrape::of(&gateway).await.sum("participant_calls_in_flight", &in_flight) < 2.0 {
+            assert!(Instant::now() < deadline, "two calls are in flight");
+        }
+        gateway.sandbox.release().await;
+        let statuses = [first.await.unwrap(), second.await.unwrap()]
+            .map(|answer| answer.into_inner().read_info.unwrap().cache_status());
+        let scrape = Scrape::of(&gateway).await;
+        let coalesced = statuses.iter().filter(|status| **status == CacheStatus::Coalesced).count();
+        assert_eq!((scrape.lookups("miss"), scrape.lookups("coalesced")), (1.0, coalesced as f64));
+        assert_eq!(scrape.sum("participant_calls_in_flight", &in_flight), 0.0);
+    }
+
+    async fn requests_to_twilio_and_their_retries_are_counted(face) {
+        let mut gateway = Gateway::start().await;
+        gateway.sandbox.fault(json!({ "status": 503, "code": 20503, "times": 1 })).await;
+        gateway.sandbox.fault(json!({ "cut": "before", "times": 1 })).await;
+        gateway.get(face.get()).await.unwrap();
+        let template = match face {
+            Face::V1 => "/v1/Conversations/{ConversationSid}/Participants/{Sid}",
+            Face::V2 => "/v2/Conversations/{conversationId}/Participants/{id}",
+        };
+        let scrape = Scrape::of(&gateway).await;
+        let requests = |labels: &[(&str, &str)]| {
+            let all = [&[("http_request_method", "GET"), ("url_template", template)], labels].concat();
+            scrape.sum("http_client_request_duration_seconds_count", &all)
+        };
+        assert_eq!(requests(&[]), 3.0);
+        assert_eq!(requests(&[("http_response_status_code", "200")]), 1.0);
+        assert_eq!(requests(&[("http_response_status_code", "503"), ("error_type", "answered")]), 1.0);
+        assert_eq!(requests(&[("error_type", "cut")]), 1.0);
+        assert_eq!(scrape.sum("participant_upstream_retries_total", &[("url_template", template)]), 2.0);
+    }
+
+    async fn a_call_that_its_caller_left_is_counted(face) {
+        let gateway = Gateway::start().await;
+        gateway.sandbox.fault(json!({ "hold": true, "times": 1 })).await;
+        let mut client = gateway.client.clone();
+        let call = tokio::spawn(async move { client.get_participant(face.get()).await.map(|_| ()) });
+        gateway.sandbox.held(1).await;
+        call.abort();
+        let deadline = Instant::now() + PATIENCE;
+        while Scrape::of(&gateway).await.calls("GetParticipant", "CANCELLED") < 1.0 {
+            assert!(Instant::now() < deadline, "it is not counted");
+        }
+    }
+
+    async fn nothing_of_a_caller_is_in_any_label(face) {
+        let mut gateway = Gateway::start().await;
+        let get = GetParticipantRequest { participant_id: "planted-identity".into(), ..face.get() };
+        gateway.get(get).await.unwrap_err();
+        let mut planted = face.newcomer(7);
+        planted.addresses[0].address =
+            if face == Face::V1 { "planted-identity".into() } else { "+15550117777".into() };
+        gateway.create(face.create(planted)).await.unwrap();
+        gateway.list(face.list()).await.unwrap();
+        let text = Scrape::of(&gateway).await.0.join("\n");
+        for secret in ["planted", "+1555", "CH0000", "conv_conversation", "sandbox\"", "AC0000"] {
+            assert!(!text.contains(secret), "{secret} in\n{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_metric_of_the_table_is_there_and_no_other() {
+    let mut gateway = Gateway::start().await;
+    gateway.sandbox.fault(json!({ "status": 503, "times": 1 })).await;
+    for _ in 0..2 {
+        gateway.get(Face::V1.get()).await.unwrap();
+    }
+    let scrape = Scrape::of(&gateway).await;
+    for row in METRICS {
+        let series =
+            if row.kind == "histogram" { format!("{}_count", row.prometheus) } else { row.prometheus.into() };
+        let lines: Vec<_> =
+            scrape.0.iter().filter(|line| line.split(['{', ' ']).next() == Some(series.as_str())).collect();
+        assert!(!lines.is_empty(), "{series} is missing in\n{}", scrape.0.join("\n"));
+        for line in lines {
+            let labels = line.split_once('{').map_or("", |(_, labels)| labels.split_once('}').unwrap().0);
+            for label in labels.split("\",").filter(|label| !label.is_empty()) {
+                let name = label.split('=').next().unwrap();
+                assert!(
+                    row.labels.iter().any(|known| known.replace('.', "_") == name),
+                    "{name} of {}",
+                    row.name
+                );
+            }
+        }
+    }
+    let is_known = |line: &String| {
+        line.starts_with("process_") || METRICS.iter().any(|row| line.starts_with(row.prometheus))
+    };
+    assert!(scrape.0.iter().all(is_known), "{}", scrape.0.join("\n"));
+    assert_eq!(scrape.sum("participant_build_info", &[("service_version", env!("CARGO_PKG_VERSION"))]), 1.0);
+}
+
+#[tokio::test]
+async fn two_gateways_in_one_process_count_apart() {
+    let mut one = Gateway::start().await;
+    let other = Gateway::start().await;
+    one.get(Face::V1.get()).await.unwrap();
+    assert_eq!(Scrape::of(&one).await.lookups("miss"), 1.0);
+    assert_eq!(Scrape::of(&other).await.lookups("miss"), 0.0);
+}
