@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use participant_gateway::config::markdown;
 use participant_gateway::grpc::TABLE;
+use participant_gateway::{config, telemetry};
 
-const BEGIN: &str = "<!-- settings: begin -->\n";
-const END: &str = "<!-- settings: end -->";
+/// Each document with a table, what its markers are called, and what writes the table.
+const TABLES: [(&str, &str, fn() -> String); 2] = [
+    ("docs/configuration.md", "settings", config::markdown),
+    ("docs/metrics.md", "metrics", telemetry::markdown),
+];
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -17,30 +20,33 @@ fn read(name: &str) -> String {
     std::fs::read_to_string(path(name)).expect("the document is there")
 }
 
-/// The document before its table, the table, and what follows.
-fn around_the_table(document: &str) -> (&str, &str, &str) {
-    let (before, rest) = document.split_once(BEGIN).expect("the marker that begins the table");
-    let (table, after) = rest.split_once(END).expect("the marker that ends the table");
-    (before, table, after)
+/// The document before its table, the table, and what follows; the markers stay outside of the table.
+fn around_the_table<'a>(document: &'a str, name: &str) -> (&'a str, &'a str, &'a str) {
+    let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->"));
+    let begins = document.find(&begin).expect("the marker that begins the table") + begin.len();
+    let ends = document.find(&end).expect("the marker that ends the table");
+    (&document[..begins], &document[begins..ends], &document[ends..])
 }
 
 #[test]
-fn the_table_of_settings_is_the_sources() {
-    let document = read("docs/configuration.md");
-    let (_, table, _) = around_the_table(&document);
-    assert!(
-        table == markdown(),
-        "docs/configuration.md is out of date: `cargo test --test docs -- --ignored` writes its table anew"
-    );
+fn the_tables_are_the_sources() {
+    for (file, name, markdown) in TABLES {
+        let document = read(file);
+        let (_, table, _) = around_the_table(&document, name);
+        let advice = "is out of date: `cargo test --test docs -- --ignored` writes its table anew";
+        assert!(table == markdown(), "{file} {advice}");
+    }
 }
 
 #[test]
-#[ignore = "writes docs/configuration.md"]
-fn write_the_table_of_settings() {
-    let document = read("docs/configuration.md");
-    let (before, _, after) = around_the_table(&document);
-    let written = format!("{before}{BEGIN}{}{END}{after}", markdown());
-    std::fs::write(path("docs/configuration.md"), written).expect("the document can be written");
+#[ignore = "writes the tables into docs/"]
+fn write_the_tables() {
+    for (file, name, markdown) in TABLES {
+        let document = read(file);
+        let (before, _, after) = around_the_table(&document, name);
+        std::fs::write(path(file), format!("{before}{}{after}", markdown()))
+            .expect("the document can be written");
+    }
 }
 
 #[test]
