@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use participant_gateway::grpc::TABLE;
 use participant_gateway::{config, telemetry};
 
-/// Each document with a table, what its markers are called, and what writes the table.
-const TABLES: [(&str, &str, fn() -> String); 2] = [
+/// A document with a table, what its markers are called, and what writes the table.
+type Document = (&'static str, &'static str, fn() -> String);
+
+const TABLES: [Document; 2] = [
     ("docs/configuration.md", "settings", config::markdown),
     ("docs/metrics.md", "metrics", telemetry::markdown),
 ];
