@@ -141,6 +141,7 @@ impl App {
             call_timeout,
             drain,
             log: _,
+            traces: _,
         } = config;
         if let Some(path) = &ready_file {
             ready_file::remove(path).map_err(BuildError::ReadyFile)?;
@@ -191,6 +192,11 @@ impl App {
             metrics,
             end_streams,
         })
+    }
+
+    /// What the gateway counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The bound addresses.
@@ -304,8 +310,22 @@ async fn bind(
     bound.await.map_err(|source| BuildError::Bind { what, flag, address, source })
 }
 
-/// Binds the sandbox; an error names the address and the flag that chooses it.
-pub async fn bind_sandbox(settings: sandbox::Settings) -> Result<Sandbox, BuildError> {
+/// Runs the sandbox alone until `stop`; `announce` learns its address.
+pub async fn run_sandbox(
+    settings: sandbox::Settings,
+    announce: impl FnOnce(SocketAddr),
+    stop: impl Future<Output = Stop>,
+) -> Result<(), BuildError> {
+    let sandbox = bind_sandbox(settings).await?;
+    announce(sandbox.local_addr());
+    tokio::select! {
+        () = sandbox.run(CancellationToken::new()) => {}
+        _ = stop => {}
+    }
+    Ok(())
+}
+
+async fn bind_sandbox(settings: sandbox::Settings) -> Result<Sandbox, BuildError> {
     let address = settings.listen;
     let bound = Sandbox::bind(settings).await;
     bound.map_err(|source| BuildError::Bind { what: "sandbox", flag: "--listen", address, source })

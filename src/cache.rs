@@ -17,13 +17,13 @@ use moka::future::Cache as Moka;
 use moka::policy::EvictionPolicy;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, info_span};
 
 pub use aliases::Aliases;
 
 use crate::ids::{AccountId, Conversation, Segment};
 use crate::proto::CacheStatus;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Origin};
 
 /// Conversations share a generation with others by hash. Two that collide cost each other spare loads, nothing else.
 const STRIPES: usize = 4096;
@@ -78,6 +78,8 @@ struct Stored<V> {
     value: V,
     since: Instant,
     fetched: SystemTime,
+    /// The span of its load.
+    origin: Origin,
 }
 
 /// A value, and how it came.
@@ -228,13 +230,17 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
                 return Ok(stored);
             }
             status = CacheStatus::Miss;
-            let stored = load.await?;
+            let stored = load.instrument(info_span!("cache.load", otel.name = "cache load")).await?;
             self.put(key.clone(), stored.clone()).await;
             Ok(stored)
         });
         let stored = flight.await?.into_value();
         // It stays in `entries` only; whoever comes next must not take it for a load that is under way.
         self.flights.invalidate(&key).await;
+        if status == CacheStatus::Coalesced {
+            // Where this call's time went is told by another call's trace.
+            stored.origin.link();
+        }
         Ok((stored, status))
     }
 
@@ -317,8 +323,8 @@ fn outcome(status: CacheStatus) -> &'static str {
 
 /// Notes the time before the load, so that the value is never taken for younger than it is.
 async fn timed<V, E>(load: impl Future<Output = Result<V, E>>) -> Result<Stored<V>, E> {
-    let (since, fetched) = (Instant::now(), SystemTime::now());
-    load.await.map(|value| Stored { value, since, fetched })
+    let (since, fetched, origin) = (Instant::now(), SystemTime::now(), Origin::current());
+    load.await.map(|value| Stored { value, since, fetched, origin })
 }
 
 impl Key {

@@ -18,7 +18,7 @@ pub use settings::{SETTINGS, Setting, markdown};
 
 use crate::participants::CacheSettings;
 use crate::sandbox;
-use crate::telemetry::{LogFormat, LogSettings};
+use crate::telemetry::{LogFormat, LogSettings, Protocol};
 use crate::twilio::{self, Account};
 use source::Sources;
 
@@ -48,6 +48,8 @@ pub struct Config {
     pub drain: Drain,
     /// Which log lines are written, and how.
     pub log: LogSettings,
+    /// How spans are exported; `None`: not at all.
+    pub traces: Option<Protocol>,
 }
 
 /// Who holds the participants.
@@ -193,6 +195,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
         |text: &str| text.parse::<SocketAddr>().map_err(|_| "must be address:port, such as 0.0.0.0:50051");
     let filter = sources.optional("log.filter", LogSettings::check_filter).unwrap_or_default();
     let format = sources.required("log.format", str::parse::<LogFormat>);
+    let traces = trace_export(sources);
     Config {
         grpc_listen: sources.optional("grpc.listen", listen).unwrap_or(NOWHERE),
         admin_listen: sources.optional("admin.listen", listen).unwrap_or(NOWHERE),
@@ -204,6 +207,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
             total_timeout: sources.required("upstream.total_timeout", limit),
             pool_idle_timeout: sources.required("upstream.pool_idle_timeout", duration),
             max_retries: sources.required("upstream.max_retries", |text| number(text, 0, 10)),
+            propagate_trace: sources.required("upstream.propagate_trace", switch),
             max_response_bytes: sources
                 .required("upstream.max_response_bytes", |text| number(text, 1024, 1 << 30)),
         },
@@ -219,7 +223,28 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
             timeout: sources.required("drain.timeout", duration),
         },
         log: LogSettings { filter, format },
+        traces,
     }
+}
+
+/// OpenTelemetry's own variables, of which the SDK reads the rest: headers, sampler, resource attributes, service name.
+fn trace_export(sources: &mut Sources<'_>) -> Option<Protocol> {
+    let is = |name: &str, value: &str| sources.env(name).is_some_and(|text| text.eq_ignore_ascii_case(value));
+    let endpoints = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+    let is_on = endpoints.iter().any(|name| sources.env(name).is_some());
+    if !is_on || is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none") {
+        return None;
+    }
+    for name in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
+        match sources.env(name).as_deref() {
+            None => {}
+            Some("grpc") => return Some(Protocol::Grpc),
+            Some("http/protobuf") => return Some(Protocol::Http),
+            Some(_) => sources.problem(name, "must be grpc or http/protobuf"),
+        }
+    }
+    // The specification's default.
+    Some(Protocol::Http)
 }
 
 const LONGEST: Duration = Duration::from_secs(24 * 3600);

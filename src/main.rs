@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use participant_gateway::app::{self, App, Signals, greeting};
 use participant_gateway::config::{self, Command, Config, Problem, Upstream};
-use participant_gateway::{sandbox, telemetry};
-use tokio_util::sync::CancellationToken;
+use participant_gateway::sandbox;
+use participant_gateway::telemetry::{self, Telemetry};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -35,10 +35,17 @@ fn main() -> ExitCode {
 }
 
 async fn serve(config: Config) -> Outcome {
-    telemetry::init(&config.log)?;
+    let telemetry = telemetry::init(&config.log, config.traces)?;
+    let result = gateway(config, &telemetry).await;
+    telemetry.flush().await;
+    result
+}
+
+async fn gateway(config: Config, telemetry: &Telemetry) -> Outcome {
     let (stop, abort) = Signals::new()?.first_and_second();
     let is_sandboxed = matches!(config.upstream, Upstream::Sandbox(_));
     let app = App::build(config).await?;
+    app.metrics().observe_spans(telemetry.spans.clone());
     if is_sandboxed {
         say(greeting(&app.addresses()));
     }
@@ -50,13 +57,8 @@ async fn serve(config: Config) -> Outcome {
 
 async fn fake(settings: sandbox::Settings) -> Outcome {
     let mut signals = Signals::new()?;
-    let sandbox = app::bind_sandbox(settings).await?;
-    say(format!("The sandbox fakes Twilio at http://{}", sandbox.local_addr()));
-    tokio::select! {
-        () = sandbox.run(CancellationToken::new()) => {}
-        _ = signals.next() => {}
-    }
-    Ok(())
+    let announce = |address| say(format!("The sandbox fakes Twilio at http://{address}"));
+    Ok(app::run_sandbox(settings, announce, signals.next()).await?)
 }
 
 fn run(work: impl Future<Output = Outcome>) -> ExitCode {

@@ -1,15 +1,21 @@
 //! What the gateway tells of itself: log lines (JSON where a program reads them, text where a person does; never with
-//! PII, whatever the filter), and metrics.
+//! PII, whatever the filter), metrics, and traces.
 
+mod lines;
 mod metrics;
+mod traces;
 
 use std::io::IsTerminal as _;
 use std::panic::PanicHookInfo;
 use std::str::FromStr;
 
 pub use metrics::{Attempt, METRICS, Metrics, MetricsError, Row, markdown};
+pub use traces::{Origin, Protocol, SpanCounts, Traces, continue_trace, inject_trace};
+
+use lines::JsonLines;
 use tracing::{Level, Metadata};
-use tracing_subscriber::filter::{EnvFilter, FilterExt as _, filter_fn};
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, filter_fn};
+use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{Layer as _, fmt};
@@ -56,29 +62,73 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Sends the process's log lines to standard error. To be called once, by the process and not by a test.
-pub fn init(settings: &LogSettings) -> Result<(), TryInitError> {
+/// What [`init`] set up. To be ended by [`Telemetry::flush`].
+#[derive(Debug)]
+pub struct Telemetry {
+    /// How the export of spans goes.
+    pub spans: SpanCounts,
+    traces: Option<Traces>,
+}
+
+impl Telemetry {
+    /// Exports what has been recorded so far, within two seconds.
+    pub async fn flush(self) {
+        if let Some(traces) = self.traces {
+            traces.flush().await;
+        }
+    }
+}
+
+/// Logs and traces could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// The process has a subscriber already.
+    #[error("set up the log: {0}")]
+    Log(#[from] TryInitError),
+    /// The collector's address or headers make no exporter.
+    #[error("set up the export of traces, as the OTEL_* variables say: {0}")]
+    Export(#[from] opentelemetry_otlp::ExporterBuildError),
+}
+
+/// Sends the process's log lines to standard error and, where a protocol is told, its spans to a collector. To be called
+/// once, within the runtime, by the process and not by a test.
+pub fn init(settings: &LogSettings, export: Option<Protocol>) -> Result<Telemetry, InitError> {
+    let spans = SpanCounts::default();
+    let traces = export.map(|protocol| Traces::start(protocol, spans.clone())).transpose()?;
+    let recorded = traces.as_ref().map(|traces| {
+        let layer = tracing_opentelemetry::layer().with_tracer(traces.tracer());
+        let layer =
+            layer.with_location(false).with_threads(false).with_target(false).with_tracked_inactivity(false);
+        // The exporter's own transport would record itself without end.
+        layer.with_filter(filter_fn(is_own).with_max_level_hint(LevelFilter::DEBUG))
+    });
+
     let is_terminal = std::io::stderr().is_terminal();
     let is_json = match settings.format {
         LogFormat::Auto => !is_terminal,
         LogFormat::Json => true,
         LogFormat::Text => false,
     };
-    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = fmt::layer().with_writer(std::io::stderr);
     let lines = if is_json {
-        lines.json().flatten_event(true).with_span_list(false).with_current_span(false).boxed()
+        lines.fmt_fields(JsonFields::new()).event_format(JsonLines::new()).boxed()
     } else {
-        lines.with_ansi(is_terminal).boxed()
+        lines.with_target(false).with_ansi(is_terminal).boxed()
     };
     let filter = EnvFilter::new(&settings.filter).and(filter_fn(holds_no_pii));
-    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
+    // The layer that knows the spans comes first: the lines ask it for their ids.
+    tracing_subscriber::registry().with(recorded).with(lines.with_filter(filter)).try_init()?;
     std::panic::set_hook(Box::new(log_panic));
-    Ok(())
+    Ok(Telemetry { spans, traces })
+}
+
+fn is_own(metadata: &Metadata<'_>) -> bool {
+    metadata.target().starts_with(env!("CARGO_CRATE_NAME"))
 }
 
 /// Below a warning, the libraries write headers, URLs and frames as they are.
 fn holds_no_pii(metadata: &Metadata<'_>) -> bool {
-    metadata.target().starts_with(env!("CARGO_CRATE_NAME")) || *metadata.level() <= Level::WARN
+    is_own(metadata) || *metadata.level() <= Level::WARN
 }
 
 /// A message that was formatted may hold a value of a request; a literal may not.

@@ -49,6 +49,8 @@ pub struct Settings {
     pub max_retries: u32,
     /// A longer answer is refused.
     pub max_response_bytes: usize,
+    /// Whether Twilio gets the trace's ids, in `traceparent`.
+    pub propagate_trace: bool,
 }
 
 /// How long a request may take.

@@ -127,6 +127,13 @@ pub const SETTINGS: &[Setting] = &[
         "The largest answer of Twilio that is accepted, in bytes",
     ),
     setting(
+        "upstream.propagate_trace",
+        None,
+        "GATEWAY_UPSTREAM_PROPAGATE_TRACE",
+        "false",
+        "Send the trace's ids to Twilio, in the header traceparent",
+    ),
+    setting(
         "cache.ttl",
         None,
         "GATEWAY_CACHE_TTL",

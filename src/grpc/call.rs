@@ -24,7 +24,7 @@ use super::deadline::Limits;
 use super::status::{self, Reason};
 use super::stopping::{Requests, Stopping};
 use crate::proto::{self, Message as _};
-use crate::telemetry::Metrics;
+use crate::telemetry::{self, Metrics};
 
 /// Gives every call a span, a deadline and an end that is logged.
 #[derive(Clone)]
@@ -114,7 +114,9 @@ where
             rpc.system.name = "grpc",
             rpc.method = &*method,
             rpc.response.status_code = field::Empty,
+            otel.status_code = field::Empty,
         );
+        telemetry::continue_trace(&span, request.headers());
         let (in_flight, end_streams) = (self.layer.in_flight.clone(), self.layer.end_streams.clone());
         let stopping = Stopping::new(end_streams.clone());
         in_flight.fetch_add(1, Ordering::Relaxed);
@@ -208,6 +210,9 @@ impl Call {
         }
         let code = code_name(status.code());
         self.span.record("rpc.response.status_code", code);
+        if is_server_error(status.code()) {
+            self.span.record("otel.status_code", "ERROR");
+        }
         self.metrics.call_answered(&self.method, code, self.began.elapsed());
         if status.code() != Code::Ok {
             self.span.in_scope(|| self.log(status));
@@ -270,6 +275,19 @@ impl Drop for Call {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.metrics.call_ended(&self.method);
     }
+}
+
+/// The codes that make a server's span an error by the semantic conventions; any other is the caller's.
+fn is_server_error(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
 }
 
 /// The code's name in the gRPC protocol.

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use futures_util::stream::{self, Stream};
 use tokio::time::{Instant, timeout_at};
+use tracing::debug;
 
 use super::{Error, Participants};
 use crate::ids::Conversation;
@@ -83,6 +84,8 @@ impl Walk {
         let twilio = &self.participants.twilio;
         let page = twilio.list(&self.conversation, self.size, &cursor, twilio.budget(self.deadline));
         let page = timeout_at(self.deadline, page).await.map_err(|_| Error::Deadline { sent: false })??;
+        // An event of the call's span, below what the log shows.
+        debug!(page = self.seen.len(), participants = page.participants.len(), "page");
         self.page = page.participants.into();
         self.next = page.next;
         Ok(())

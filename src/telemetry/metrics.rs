@@ -12,6 +12,8 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
+use super::traces::SpanCounts;
+
 /// One metric, as the documentation lists it.
 #[derive(Debug)]
 pub struct Row {
@@ -100,6 +102,14 @@ const WEIGHT: Row = Row {
     labels: &[],
     help: "Estimated bytes in the cache, as of the last upkeep",
 };
+const SPANS: Row = Row {
+    name: "participant.telemetry.spans",
+    prometheus: "participant_telemetry_spans_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.telemetry.outcome"],
+    help: "Spans by what became of them: exported, or dropped (the queue was full, or the collector did not take them)",
+};
 const BUILD: Row = Row {
     name: "participant.build.info",
     prometheus: "participant_build_info",
@@ -110,7 +120,8 @@ const BUILD: Row = Row {
 };
 
 /// Every metric, in the order in which they are documented. The process's own (`process_*`) come beside them.
-pub const METRICS: &[Row] = &[CALLS, IN_FLIGHT, REQUESTS, RETRIES, LOOKUPS, AGE, ENTRIES, WEIGHT, BUILD];
+pub const METRICS: &[Row] =
+    &[CALLS, IN_FLIGHT, REQUESTS, RETRIES, LOOKUPS, AGE, ENTRIES, WEIGHT, SPANS, BUILD];
 
 /// The metrics as rows of a Markdown table.
 pub fn markdown() -> String {
@@ -300,6 +311,18 @@ impl Metrics {
             .with_description(WEIGHT.help)
             .with_unit(WEIGHT.unit)
             .with_callback(move |observer| observer.observe(size().1, &[]))
+            .build();
+    }
+
+    /// Asks for what became of spans whenever the registry is read.
+    pub fn observe_spans(&self, counts: SpanCounts) {
+        let of = |outcome| [KeyValue::new("participant.telemetry.outcome", outcome)];
+        let counter = self.0.meter.u64_observable_counter(SPANS.name).with_description(SPANS.help);
+        let _ = counter
+            .with_callback(move |observer| {
+                observer.observe(counts.exported(), &of("exported"));
+                observer.observe(counts.dropped(), &of("dropped"));
+            })
             .build();
     }
 }

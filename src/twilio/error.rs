@@ -288,6 +288,11 @@ pub(super) fn request_id(headers: &HeaderMap) -> Option<String> {
     header(headers, "twilio-request-id").filter(|id| is_plain(id))
 }
 
+/// The header `Twilio-Concurrent-Requests`: how many the account has under way.
+pub(super) fn concurrent_requests(headers: &HeaderMap) -> Option<u64> {
+    header(headers, "twilio-concurrent-requests")?.parse().ok()
+}
+
 /// Letters, digits, `_` and `-`: text from outside that may stand in an error or a log.
 fn is_plain(text: &str) -> bool {
     crate::ids::is_v2_id(text)

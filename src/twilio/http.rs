@@ -172,6 +172,7 @@ impl Http {
             timeout: settings.attempt_timeout,
             max_body_bytes: settings.max_response_bytes,
             metrics: metrics.clone(),
+            propagate_trace: settings.propagate_trace,
         };
         Ok(Self { stack: RetryLayer::new(RetryPolicy::new(settings.max_retries, metrics)).layer(attempt) })
     }
@@ -188,6 +189,7 @@ struct Attempt {
     timeout: Duration,
     max_body_bytes: usize,
     metrics: Metrics,
+    propagate_trace: bool,
 }
 
 impl Service<Request> for Attempt {
@@ -214,7 +216,9 @@ impl Attempt {
         let result = timeout_at(until, self.exchange(request, &mut status)).await;
         let result = result.unwrap_or(Err(Cause::TimedOut)).map_err(|cause| request.error(cause));
         let error = result.as_ref().err().map(Error::kind);
-        Span::current().record("error.type", error);
+        if error.is_some() {
+            Span::current().record("error.type", error).record("otel.status_code", "ERROR");
+        }
         let attempt = telemetry::Attempt {
             method: request.method.as_str(),
             template: request.template,
@@ -237,6 +241,7 @@ impl Attempt {
         let span = Span::current();
         span.record("http.response.status_code", status.as_u16());
         span.record("twilio.request_id", request_id.as_deref());
+        span.record("twilio.concurrent_requests", error::concurrent_requests(&headers));
 
         let is_error = status.is_client_error() || status.is_server_error();
         let body = match self.body(answer).await {
@@ -268,6 +273,11 @@ impl Attempt {
             .header(AUTHORIZATION, request.authorization.clone());
         if let Some(enabled) = request.webhook_enabled {
             outgoing = outgoing.header("x-twilio-webhook-enabled", if enabled { "true" } else { "false" });
+        }
+        if self.propagate_trace {
+            let mut headers = HeaderMap::new();
+            telemetry::inject_trace(&mut headers);
+            outgoing = outgoing.headers(headers);
         }
         match request.body.clone() {
             None => outgoing,
@@ -312,7 +322,9 @@ fn span(request: &Request) -> Span {
         http.request.resend_count = (request.history.resends > 0).then_some(request.history.resends),
         http.response.status_code = field::Empty,
         twilio.request_id = field::Empty,
+        twilio.concurrent_requests = field::Empty,
         error.type = field::Empty,
+        otel.status_code = field::Empty,
     )
 }
 

@@ -1,0 +1,234 @@
+//! Spans to an OpenTelemetry collector, and the trace that a caller began.
+//!
+//! Export never costs a call anything: a span that finds the queue full is dropped and counted, and so is a batch that the
+//! collector does not take.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::HeaderMap;
+use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator as _};
+use opentelemetry::trace::{SpanContext, TraceContextExt as _, TracerProvider as _};
+use opentelemetry::{Context, trace};
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{SdkTracerProvider, Span, SpanData, SpanExporter as _, SpanProcessor};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+/// The OpenTelemetry specification's defaults for batches.
+const QUEUE: usize = 2048;
+const BATCH: usize = 512;
+const DELAY: Duration = Duration::from_secs(5);
+/// One export, a collector that hangs included.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The end of the process does not wait longer for the last spans.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The protocol of `OTEL_EXPORTER_OTLP_PROTOCOL`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// OTLP over gRPC.
+    Grpc,
+    /// OTLP over HTTP with protobuf: the specification's default.
+    Http,
+}
+
+/// Owns the export of spans; to be ended by [`Traces::flush`].
+#[derive(Debug)]
+pub struct Traces {
+    provider: SdkTracerProvider,
+    queue: mpsc::Sender<Message>,
+    exporting: JoinHandle<()>,
+}
+
+/// How many spans reached the collector, and how many did not.
+#[derive(Clone, Debug, Default)]
+pub struct SpanCounts {
+    exported: Arc<AtomicU64>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl SpanCounts {
+    /// Spans that the collector took.
+    pub fn exported(&self) -> u64 {
+        self.exported.load(Ordering::Relaxed)
+    }
+
+    /// Spans that found the queue full, or that the collector did not take.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+enum Message {
+    Span(Box<SpanData>),
+    Flush(oneshot::Sender<()>),
+}
+
+impl Traces {
+    /// Begins to export, as the standard `OTEL_*` variables say; to be called within the runtime.
+    pub(super) fn start(protocol: Protocol, counts: SpanCounts) -> Result<Self, ExporterBuildError> {
+        let mut exporter = match protocol {
+            Protocol::Grpc => SpanExporter::builder().with_tonic().build()?,
+            Protocol::Http => SpanExporter::builder().with_http().build()?,
+        };
+        let resource = Resource::builder().build();
+        exporter.set_resource(&resource);
+        let (queue, spans) = mpsc::channel(QUEUE);
+        let exporting = tokio::spawn(export(exporter, spans, counts.clone()));
+        let processor = Queue { queue: queue.clone(), counts };
+        let provider =
+            SdkTracerProvider::builder().with_span_processor(processor).with_resource(resource).build();
+        Ok(Self { provider, queue, exporting })
+    }
+
+    pub(super) fn tracer(&self) -> opentelemetry_sdk::trace::SdkTracer {
+        self.provider.tracer(env!("CARGO_PKG_NAME"))
+    }
+
+    /// Exports what has been recorded so far, within two seconds.
+    pub async fn flush(self) {
+        let (done, is_done) = oneshot::channel();
+        let flushed = async {
+            // Where the exporting task has ended, there is nothing left to wait for.
+            if self.queue.send(Message::Flush(done)).await.is_ok() {
+                let _ = is_done.await;
+            }
+        };
+        let _ = timeout(FLUSH_TIMEOUT, flushed).await;
+        self.exporting.abort();
+    }
+}
+
+/// Takes ended spans without ever waiting.
+#[derive(Debug)]
+struct Queue {
+    queue: mpsc::Sender<Message>,
+    counts: SpanCounts,
+}
+
+impl SpanProcessor for Queue {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        let is_sampled = span.span_context.is_sampled();
+        if is_sampled && self.queue.try_send(Message::Span(Box::new(span))).is_err() {
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+async fn export(exporter: SpanExporter, mut spans: mpsc::Receiver<Message>, counts: SpanCounts) {
+    let mut batch: Vec<SpanData> = Vec::with_capacity(BATCH);
+    let mut due = Instant::now() + DELAY;
+    loop {
+        let message = tokio::select! {
+            message = spans.recv() => message,
+            () = sleep_until(due) => None,
+        };
+        let (is_flush, done) = match message {
+            Some(Message::Span(span)) => {
+                batch.push(*span);
+                (batch.len() >= BATCH, None)
+            }
+            Some(Message::Flush(done)) => (true, Some(done)),
+            None if spans.is_closed() && spans.is_empty() => return,
+            None => (true, None),
+        };
+        if is_flush {
+            send(&exporter, std::mem::take(&mut batch), &counts).await;
+            due = Instant::now() + DELAY;
+        }
+        if let Some(done) = done {
+            // Whoever asked may have run out of patience.
+            let _ = done.send(());
+        }
+    }
+}
+
+async fn send(exporter: &SpanExporter, batch: Vec<SpanData>, counts: &SpanCounts) {
+    let size = batch.len() as u64;
+    if size == 0 {
+        return;
+    }
+    let is_taken = matches!(timeout(EXPORT_TIMEOUT, exporter.export(batch)).await, Ok(Ok(())));
+    let count = if is_taken { &counts.exported } else { &counts.dropped };
+    count.fetch_add(size, Ordering::Relaxed);
+}
+
+/// A span of this process that another one can point to.
+#[derive(Clone, Debug)]
+pub struct Origin(SpanContext);
+
+impl Origin {
+    /// The span that is entered now; one that is not recorded points nowhere.
+    pub fn current() -> Self {
+        Self(tracing::Span::current().context().span().span_context().clone())
+    }
+
+    /// Makes the span that is entered now point here.
+    pub fn link(&self) {
+        if self.0.is_valid() {
+            tracing::Span::current().add_link(self.0.clone());
+        }
+    }
+}
+
+/// Makes `span` part of the trace that the caller's `traceparent` names, where it names one.
+pub fn continue_trace(span: &tracing::Span, headers: &HeaderMap) {
+    struct Headers<'a>(&'a HeaderMap);
+    impl Extractor for Headers<'_> {
+        fn get(&self, key: &str) -> Option<&str> {
+            self.0.get(key)?.to_str().ok()
+        }
+
+        fn keys(&self) -> Vec<&str> {
+            self.0.keys().map(http::HeaderName::as_str).collect()
+        }
+    }
+    if headers.contains_key("traceparent") {
+        let caller = TraceContextPropagator::new().extract(&Headers(headers));
+        // An empty parent would tear the trace apart.
+        if caller.span().span_context().is_valid() {
+            // It fails for a span that nobody records.
+            let _ = span.set_parent(caller);
+        }
+    }
+}
+
+/// Adds the `traceparent` of the span that is entered now.
+pub fn inject_trace(headers: &mut HeaderMap) {
+    struct Headers<'a>(&'a mut HeaderMap);
+    impl Injector for Headers<'_> {
+        fn set(&mut self, key: &str, value: String) {
+            if let (Ok(name), Ok(value)) =
+                (http::HeaderName::try_from(key), http::HeaderValue::try_from(value))
+            {
+                self.0.insert(name, value);
+            }
+        }
+    }
+    TraceContextPropagator::new().inject_context(&tracing::Span::current().context(), &mut Headers(headers));
+}
+
+/// The ids of the span that is entered now, for log lines.
+pub(super) fn current_ids() -> Option<(trace::TraceId, trace::SpanId)> {
+    let context = Context::current();
+    let span = context.span();
+    let ids = span.span_context();
+    ids.is_valid().then(|| (ids.trace_id(), ids.span_id()))
+}

@@ -1,0 +1,390 @@
+//! The traces that a collector gets of the real process, and what a collector that fails costs: nothing.
+
+#![allow(clippy::unwrap_used)] // in helpers: clippy spares the tests themselves only
+
+use std::collections::HashMap;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use participant_gateway::proto::participant_service_client::ParticipantServiceClient;
+use participant_gateway::proto::*;
+use participant_gateway::sandbox::{V1_CONVERSATION, V2_CONVERSATION};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Endpoint, Server};
+use tonic::{Request, Response, Status};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const CALLER: &str = "b7ad6b7169203331";
+
+/// An OTLP collector: hands on every span, with the attributes of its resource.
+#[derive(Clone)]
+struct Sink(mpsc::UnboundedSender<(HashMap<String, String>, Span)>);
+
+impl Sink {
+    fn take(&self, request: ExportTraceServiceRequest) {
+        for resource in request.resource_spans {
+            let about = attributes(&resource.resource.unwrap_or_default().attributes);
+            for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+                let _ = self.0.send((about.clone(), span));
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl TraceService for Sink {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.take(request.into_inner());
+        Ok(Response::new(ExportTraceServiceResponse { partial_success: None }))
+    }
+}
+
+fn attributes(pairs: &[opentelemetry_proto::tonic::common::v1::KeyValue]) -> HashMap<String, String> {
+    let text = |value: &Value| match value {
+        Value::StringValue(text) => text.clone(),
+        Value::IntValue(number) => number.to_string(),
+        other => format!("{other:?}"),
+    };
+    let pairs =
+        pairs.iter().filter_map(|pair| Some((pair.key.clone(), text(pair.value.as_ref()?.value.as_ref()?))));
+    pairs.collect()
+}
+
+/// What the collector got of one run.
+struct Collected {
+    resource: HashMap<String, String>,
+    spans: Vec<Span>,
+}
+
+impl Collected {
+    fn named(&self, name: &str) -> Vec<&Span> {
+        self.spans.iter().filter(|span| span.name == name).collect()
+    }
+
+    fn children(&self, parent: &Span) -> Vec<&Span> {
+        self.spans.iter().filter(|span| span.parent_span_id == parent.span_id).collect()
+    }
+}
+
+/// A gateway process on its sandbox, which exports to an address.
+struct Process {
+    child: Child,
+    addresses: serde_json::Value,
+    client: ParticipantServiceClient<tonic::transport::Channel>,
+}
+
+impl Process {
+    async fn start(env: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ready.json");
+        let child = Command::new(env!("CARGO_BIN_EXE_participant-gateway"))
+            .args([
+                "serve",
+                "--sandbox",
+                "--grpc-listen=127.0.0.1:0",
+                "--admin-listen=127.0.0.1:0",
+                "--ready-file",
+            ])
+            .arg(&file)
+            .env_clear()
+            .envs(env.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let addresses: serde_json::Value = loop {
+            if let Ok(text) = std::fs::read_to_string(&file) {
+                break serde_json::from_str(&text).unwrap();
+            }
+            assert!(Instant::now() < deadline, "the gateway does not get ready");
+            tokio::task::yield_now().await;
+        };
+        let grpc = format!("http://{}", addresses["grpc"].as_str().unwrap());
+        let channel = Endpoint::from_shared(grpc).unwrap().connect().await.unwrap();
+        Self { child, addresses, client: ParticipantServiceClient::new(channel) }
+    }
+
+    async fn fault(&self, fault: serde_json::Value) {
+        let url = format!("http://{}/_sandbox/faults", self.addresses["sandbox"].as_str().unwrap());
+        let answer = reqwest::Client::new().post(url).json(&fault).send().await.unwrap();
+        assert_eq!(answer.status(), 201);
+    }
+
+    async fn dropped_spans(&self) -> f64 {
+        let url = format!("http://{}/metrics", self.addresses["admin"].as_str().unwrap());
+        let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+        let line = text.lines().find(|line| {
+            line.starts_with("participant_telemetry_spans_total") && line.contains("\"dropped\"")
+        });
+        line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+
+    /// Ends it, and gives its log lines and how long the end took.
+    async fn end(self) -> (Vec<serde_json::Value>, Duration) {
+        let began = Instant::now();
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        drop(self.client);
+        let output =
+            tokio::task::spawn_blocking(move || self.child.wait_with_output().unwrap()).await.unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        let lines = String::from_utf8(output.stderr).unwrap();
+        (lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), began.elapsed())
+    }
+}
+
+/// Runs `calls` against a gateway that exports to a sink, by gRPC or HTTP, and gives what both sides saw.
+async fn traced(is_grpc: bool, calls: impl AsyncFnOnce(&mut Process)) -> (Collected, Vec<serde_json::Value>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let (send, mut receive) = mpsc::unbounded_channel();
+    let sink = Sink(send);
+    let serving = if is_grpc {
+        let service = TraceServiceServer::new(sink);
+        let server = Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener));
+        tokio::spawn(async move { server.await.unwrap() })
+    } else {
+        let receive = async move |body: axum::body::Bytes| {
+            sink.take(ExportTraceServiceRequest::decode(body).unwrap());
+        };
+        let routes = axum::Router::new().route("/v1/traces", axum::routing::post(receive));
+        tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() })
+    };
+    let mut process = Process::start(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", if is_grpc { "grpc" } else { "http/protobuf" }),
+        ("OTEL_SERVICE_NAME", "the-gateway"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test"),
+    ])
+    .await;
+    calls(&mut process).await;
+    let (lines, _) = process.end().await;
+    serving.abort();
+    let mut collected = Collected { resource: HashMap::new(), spans: Vec::new() };
+    while let Ok((resource, span)) = receive.try_recv() {
+        collected.resource = resource;
+        collected.spans.push(span);
+    }
+    (collected, lines)
+}
+
+fn get(conversation_id: &str, participant_id: &str) -> Request<GetParticipantRequest> {
+    let conversation = ConversationRef { conversation_id: conversation_id.into(), ..Default::default() };
+    let mut request = Request::new(GetParticipantRequest {
+        conversation: Some(conversation),
+        participant_id: participant_id.into(),
+        read_options: None,
+    });
+    let parent = format!("00-{TRACE}-{CALLER}-01");
+    request.metadata_mut().insert("traceparent", parent.parse().unwrap());
+    request
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+const METHOD: &str = "participant.v1.ParticipantService/GetParticipant";
+
+#[tokio::test]
+async fn a_trace_leads_from_the_caller_to_twilio_on_both_versions() {
+    let faces = [
+        (V1_CONVERSATION, "alice", "/v1/Conversations/{ConversationSid}/Participants/{Sid}"),
+        (
+            V2_CONVERSATION,
+            "conv_participant_00000000000000000000000001",
+            "/v2/Conversations/{conversationId}/Participants/{id}",
+        ),
+    ];
+    for (is_grpc, (conversation, participant, template)) in [true, false].into_iter().zip(faces) {
+        let (collected, _) = traced(is_grpc, async |process: &mut Process| {
+            for _ in 0..2 {
+                process.client.get_participant(get(conversation, participant)).await.unwrap();
+            }
+        })
+        .await;
+        assert_eq!(collected.resource["service.name"], "the-gateway");
+        assert_eq!(collected.resource["deployment.environment.name"], "test");
+        let calls = collected.named(METHOD);
+        let [miss, hit] = calls[..] else { panic!("{:#?}", collected.spans) };
+        for call in [miss, hit] {
+            assert_eq!((hex(&call.trace_id), hex(&call.parent_span_id)), (TRACE.into(), CALLER.into()));
+            assert_eq!(call.kind(), SpanKind::Server);
+            let about = attributes(&call.attributes);
+            assert_eq!((about["rpc.system.name"].as_str(), about["rpc.method"].as_str()), ("grpc", METHOD));
+            assert_eq!(about["rpc.response.status_code"], "OK");
+        }
+        assert!(collected.children(hit).is_empty(), "a hit costs nothing");
+        let [load] = collected.children(miss)[..] else { panic!("{:#?}", collected.spans) };
+        assert_eq!(load.name, "cache load");
+        let [request] = collected.children(load)[..] else { panic!("{:#?}", collected.spans) };
+        assert_eq!((request.name.clone(), request.kind()), (format!("GET {template}"), SpanKind::Client));
+        let about = attributes(&request.attributes);
+        assert_eq!(
+            (about["http.request.method"].as_str(), about["url.template"].as_str()),
+            ("GET", template)
+        );
+        assert_eq!(about["http.response.status_code"], "200");
+        assert!(
+            about["twilio.request_id"].starts_with("RQ") && about.contains_key("twilio.concurrent_requests")
+        );
+        assert!(about.contains_key("server.address") && about.contains_key("server.port"));
+        assert!(!about.contains_key("http.request.resend_count"));
+    }
+}
+
+#[tokio::test]
+async fn retries_and_errors_are_spans_of_their_own_kind() {
+    let (collected, lines) = traced(true, async |process: &mut Process| {
+        process.fault(json!({ "status": 503, "code": 20503, "times": 1 })).await;
+        process.client.get_participant(get(V1_CONVERSATION, "alice")).await.unwrap();
+        process.client.get_participant(get(V1_CONVERSATION, "nobody-here")).await.unwrap_err();
+        process.fault(json!({ "body": "<html>", "times": 1 })).await;
+        process.client.get_participant(get(V1_CONVERSATION, "bob")).await.unwrap_err();
+    })
+    .await;
+    let status = |span: &Span| span.status.clone().unwrap_or_default().code();
+    let calls: Vec<_> = collected.named(METHOD).into_iter().map(status).collect();
+    // That nobody is there is no error of the gateway's.
+    assert_eq!(calls, [StatusCode::Unset, StatusCode::Unset, StatusCode::Error]);
+    let requests: Vec<_> = collected.spans.iter().filter(|span| span.kind() == SpanKind::Client).collect();
+    let resends: Vec<_> = requests
+        .iter()
+        .map(|span| {
+            attributes(&span.attributes).get("http.request.resend_count").cloned().unwrap_or_default()
+        })
+        .collect();
+    assert_eq!(resends, ["", "1", "", ""]);
+    assert_eq!((status(requests[0]), status(requests[1])), (StatusCode::Error, StatusCode::Unset));
+    assert_eq!(attributes(&requests[0].attributes)["error.type"], "answered");
+
+    // The log lines of the failed calls name the trace, and the spans of the calls.
+    let failed: Vec<_> = lines.iter().filter(|line| line.get("reason").is_some()).collect();
+    assert_eq!(failed.len(), 2, "{lines:#?}");
+    for line in failed {
+        assert_eq!(line["trace_id"], TRACE);
+        assert!(
+            collected
+                .named(METHOD)
+                .iter()
+                .any(|span| hex(&span.span_id) == line["span_id"].as_str().unwrap())
+        );
+    }
+}
+
+#[tokio::test]
+async fn who_joined_a_load_links_to_it_and_a_stream_tells_its_pages() {
+    let (collected, _) = traced(true, async |process: &mut Process| {
+        process.fault(json!({ "latency_ms": 300, "times": 1 })).await;
+        let (mut one, mut other) = (process.client.clone(), process.client.clone());
+        let (first, second) = tokio::join!(
+            one.get_participant(get(V1_CONVERSATION, "alice")),
+            other.get_participant(get(V1_CONVERSATION, "alice")),
+        );
+        let statuses =
+            [first, second].map(|answer| answer.unwrap().into_inner().read_info.unwrap().cache_status());
+        assert!(statuses.contains(&CacheStatus::Coalesced), "{statuses:?}");
+        let conversation = ConversationRef { conversation_id: V1_CONVERSATION.into(), ..Default::default() };
+        let request = StreamParticipantsRequest { conversation: Some(conversation), page_size: 2 };
+        let mut stream = process.client.stream_participants(request).await.unwrap().into_inner();
+        while stream.message().await.unwrap().is_some() {}
+    })
+    .await;
+    let [load] = collected.named("cache load")[..] else { panic!("{:#?}", collected.spans) };
+    let links: Vec<_> = collected.named(METHOD).into_iter().flat_map(|call| &call.links).collect();
+    assert_eq!(links.len(), 1);
+    assert_eq!((&links[0].span_id, &links[0].trace_id), (&load.span_id, &load.trace_id));
+    let [stream] = collected.named("participant.v1.ParticipantService/StreamParticipants")[..] else {
+        panic!("{:#?}", collected.spans)
+    };
+    let pages: Vec<_> =
+        stream.events.iter().map(|event| attributes(&event.attributes)["participants"].clone()).collect();
+    assert_eq!(pages, ["2", "1"]);
+    assert_eq!(collected.children(stream).len(), 2, "a request a page");
+}
+
+#[tokio::test]
+async fn nothing_of_a_participant_is_in_any_span() {
+    let (collected, lines) = traced(true, async |process: &mut Process| {
+        process.client.get_participant(get(V1_CONVERSATION, "planted-identity")).await.unwrap_err();
+        let conversation = ConversationRef { conversation_id: V1_CONVERSATION.into(), ..Default::default() };
+        let address = Address {
+            channel: participant_gateway::proto::Channel::Chat.into(),
+            address: "planted-identity".into(),
+            ..Default::default()
+        };
+        let participant = Participant {
+            addresses: vec![address],
+            attributes: r#"{"planted":1}"#.into(),
+            ..Default::default()
+        };
+        let create = || CreateParticipantRequest {
+            conversation: Some(conversation.clone()),
+            participant: Some(participant.clone()),
+            webhook_enabled: None,
+        };
+        process.client.create_participant(create()).await.unwrap();
+        process.client.create_participant(create()).await.unwrap_err();
+    })
+    .await;
+    let everything = format!("{:?} {lines:?}", collected.spans);
+    assert!(collected.spans.len() >= 6, "{everything}");
+    for secret in ["planted", "sandbox:", "QUMw"] {
+        assert!(!everything.contains(secret), "{secret} in {everything}");
+    }
+}
+
+#[tokio::test]
+async fn a_collector_that_is_down_costs_no_call_and_its_spans_are_counted() {
+    // Bound and dropped: nobody listens there.
+    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let endpoint = format!("http://{address}");
+    let env = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")];
+    let mut process = Process::start(&env).await;
+    // A full batch is sent at once.
+    for _ in 0..600 {
+        process.client.get_participant(get(V1_CONVERSATION, "alice")).await.unwrap();
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while process.dropped_spans().await < 512.0 {
+        assert!(Instant::now() < deadline, "they are not counted");
+    }
+    process.end().await;
+}
+
+#[tokio::test]
+async fn a_collector_that_hangs_holds_the_exit_two_seconds_at_most() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let mut process = Process::start(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())]).await;
+    process.client.get_participant(get(V1_CONVERSATION, "alice")).await.unwrap();
+    let (_, took) = process.end().await;
+    assert!(took < PATIENCE / 4, "{took:?}");
+}
+
+#[tokio::test]
+async fn without_an_endpoint_nothing_is_exported_and_lines_have_no_ids() {
+    let mut process = Process::start(&[]).await;
+    process.client.get_participant(get(V1_CONVERSATION, "nobody-here")).await.unwrap_err();
+    let (lines, _) = process.end().await;
+    let failed = lines.iter().find(|line| line.get("reason").is_some()).unwrap();
+    assert!(failed.get("trace_id").is_none(), "{failed}");
+}
