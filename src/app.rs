@@ -34,7 +34,7 @@ use crate::ids::{AccountId, Accounts};
 use crate::participants::{PageTokens, Participants};
 use crate::proto::participant_service_server::ParticipantServiceServer;
 use crate::sandbox::{self, Sandbox};
-use crate::telemetry::{Metrics, MetricsError};
+use crate::telemetry::{LogFilter, Metrics, MetricsError, Telemetry};
 use crate::twilio::{self, Account, Credentials, Twilio};
 use admin::Readiness;
 
@@ -123,6 +123,8 @@ pub struct App {
     drain: Drain,
     tasks: TaskTracker,
     metrics: Metrics,
+    /// Changes the process's log, where there is one to change.
+    log_filter: Option<LogFilter>,
     /// Ends streams, which a graceful shutdown would else wait for.
     end_streams: CancellationToken,
 }
@@ -140,7 +142,7 @@ impl App {
             page_token_key,
             call_timeout,
             drain,
-            log: _,
+            log,
             traces: _,
         } = config;
         if let Some(path) = &ready_file {
@@ -173,7 +175,7 @@ impl App {
         let client = Twilio::new(&twilio, accounts, metrics.clone())?;
         let participants = Participants::new(client, &cache, page_tokens, tasks.clone(), metrics.clone());
 
-        let calls = CallLayer::new(call_timeout, end_streams.clone(), metrics.clone());
+        let calls = CallLayer::new(call_timeout, end_streams.clone(), metrics.clone(), log.calls);
         let (health, health_service) = tonic_health::server::health_reporter();
         let service = grpc::service(participants.clone(), known);
         let router = server::router(calls.clone(), service, health_service)?;
@@ -190,13 +192,16 @@ impl App {
             drain,
             tasks,
             metrics,
+            log_filter: None,
             end_streams,
         })
     }
 
-    /// What the gateway counts.
-    pub fn metrics(&self) -> &Metrics {
-        &self.metrics
+    /// Lets the admin listener change the process's log, and count what becomes of its spans.
+    pub fn with_telemetry(mut self, telemetry: &Telemetry) -> Self {
+        self.metrics.observe_spans(telemetry.spans.clone());
+        self.log_filter = Some(telemetry.filter.clone());
+        self
     }
 
     /// The bound addresses.
@@ -211,10 +216,8 @@ impl App {
         // These tasks end with this future, whichever way it ends. Loads and writes, which `tasks` owns, end by themselves
         // within the upstream's time limit.
         let mut servers = JoinSet::new();
-        servers.spawn(ending(
-            "the admin listener",
-            admin::serve(self.admin, readiness.clone(), self.metrics, end.clone()),
-        ));
+        let routes = admin::routes(readiness.clone(), self.metrics, self.log_filter);
+        servers.spawn(ending("the admin listener", admin::serve(self.admin, routes, end.clone())));
         if let Some(sandbox) = self.sandbox {
             let end = end.clone();
             servers

@@ -18,7 +18,7 @@ pub use settings::{SETTINGS, Setting, markdown};
 
 use crate::participants::CacheSettings;
 use crate::sandbox;
-use crate::telemetry::{LogFormat, LogSettings, Protocol};
+use crate::telemetry::{CallLog, LogFormat, LogSettings, Protocol};
 use crate::twilio::{self, Account};
 use source::Sources;
 
@@ -195,6 +195,10 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
         |text: &str| text.parse::<SocketAddr>().map_err(|_| "must be address:port, such as 0.0.0.0:50051");
     let filter = sources.optional("log.filter", LogSettings::check_filter).unwrap_or_default();
     let format = sources.required("log.format", str::parse::<LogFormat>);
+    let calls = CallLog {
+        is_access_log: sources.required("log.access", switch),
+        slow: Some(sources.required("log.slow_call", duration)).filter(|bound| !bound.is_zero()),
+    };
     let traces = trace_export(sources);
     Config {
         grpc_listen: sources.optional("grpc.listen", listen).unwrap_or(NOWHERE),
@@ -222,7 +226,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
             delay: sources.required("drain.delay", duration),
             timeout: sources.required("drain.timeout", duration),
         },
-        log: LogSettings { filter, format },
+        log: LogSettings { filter, format, calls },
         traces,
     }
 }

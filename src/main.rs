@@ -44,8 +44,7 @@ async fn serve(config: Config) -> Outcome {
 async fn gateway(config: Config, telemetry: &Telemetry) -> Outcome {
     let (stop, abort) = Signals::new()?.first_and_second();
     let is_sandboxed = matches!(config.upstream, Upstream::Sandbox(_));
-    let app = App::build(config).await?;
-    app.metrics().observe_spans(telemetry.spans.clone());
+    let app = App::build(config).await?.with_telemetry(telemetry);
     if is_sandboxed {
         say(greeting(&app.addresses()));
     }

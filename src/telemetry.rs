@@ -8,6 +8,8 @@ mod traces;
 use std::io::IsTerminal as _;
 use std::panic::PanicHookInfo;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
 
 pub use metrics::{Attempt, METRICS, Metrics, MetricsError, Row, markdown};
 pub use traces::{Origin, Protocol, SpanCounts, Traces, continue_trace, inject_trace};
@@ -18,7 +20,7 @@ use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, filter_
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
-use tracing_subscriber::{Layer as _, fmt};
+use tracing_subscriber::{Layer as _, fmt, reload};
 
 /// Which lines are written, and how.
 #[derive(Clone, Debug)]
@@ -27,6 +29,17 @@ pub struct LogSettings {
     pub filter: String,
     /// Text or JSON.
     pub format: LogFormat,
+    /// Which calls have a line that did not fail.
+    pub calls: CallLog,
+}
+
+/// Which calls have a log line although they did not fail; one that failed always has one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CallLog {
+    /// All of them.
+    pub is_access_log: bool,
+    /// Those that took longer; `None`: none.
+    pub slow: Option<Duration>,
 }
 
 impl LogSettings {
@@ -67,6 +80,8 @@ impl FromStr for LogFormat {
 pub struct Telemetry {
     /// How the export of spans goes.
     pub spans: SpanCounts,
+    /// Changes which lines are written.
+    pub filter: LogFilter,
     traces: Option<Traces>,
 }
 
@@ -76,6 +91,24 @@ impl Telemetry {
         if let Some(traces) = self.traces {
             traces.flush().await;
         }
+    }
+}
+
+/// Changes the log's filter while the process runs.
+#[derive(Clone)]
+pub struct LogFilter(Arc<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>);
+
+impl LogFilter {
+    /// Sets the filter; the error says what is legal.
+    pub fn set(&self, text: &str) -> Result<(), String> {
+        let text = LogSettings::check_filter(text)?;
+        (self.0)(EnvFilter::new(text)).map_err(|error| error.to_string())
+    }
+}
+
+impl std::fmt::Debug for LogFilter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LogFilter")
     }
 }
 
@@ -115,11 +148,13 @@ pub fn init(settings: &LogSettings, export: Option<Protocol>) -> Result<Telemetr
     } else {
         lines.with_target(false).with_ansi(is_terminal).boxed()
     };
-    let filter = EnvFilter::new(&settings.filter).and(filter_fn(holds_no_pii));
+    let (filter, handle) = reload::Layer::new(EnvFilter::new(&settings.filter));
+    let change = LogFilter(Arc::new(move |filter| handle.reload(filter)));
+    let filter = filter.and(filter_fn(holds_no_pii));
     // The layer that knows the spans comes first: the lines ask it for their ids.
     tracing_subscriber::registry().with(recorded).with(lines.with_filter(filter)).try_init()?;
     std::panic::set_hook(Box::new(log_panic));
-    Ok(Telemetry { spans, traces })
+    Ok(Telemetry { spans, filter: change, traces })
 }
 
 fn is_own(metadata: &Metadata<'_>) -> bool {

@@ -388,3 +388,45 @@ async fn without_an_endpoint_nothing_is_exported_and_lines_have_no_ids() {
     let failed = lines.iter().find(|line| line.get("reason").is_some()).unwrap();
     assert!(failed.get("trace_id").is_none(), "{failed}");
 }
+
+#[tokio::test]
+async fn a_call_that_succeeds_has_a_line_where_it_is_slow_or_all_have_one() {
+    for (env, expected) in [
+        (vec![], vec![]),
+        (vec![("GATEWAY_LOG_SLOW_CALL", "50ms")], vec!["slow call"]),
+        (vec![("GATEWAY_LOG_ACCESS", "true")], vec!["call", "call"]),
+        (vec![("GATEWAY_LOG_ACCESS", "true"), ("GATEWAY_LOG_SLOW_CALL", "50ms")], vec!["slow call", "call"]),
+    ] {
+        let mut process = Process::start(&env).await;
+        process.fault(json!({ "latency_ms": 200, "times": 1 })).await;
+        for _ in 0..2 {
+            process.client.get_participant(get(V1_CONVERSATION, "alice")).await.unwrap();
+        }
+        let (lines, _) = process.end().await;
+        let calls: Vec<_> = lines.iter().filter(|line| line["rpc.method"] == METHOD).collect();
+        let messages: Vec<_> = calls.iter().map(|line| line["message"].as_str().unwrap()).collect();
+        assert_eq!(messages, expected, "{env:?}");
+        assert!(calls.iter().all(|line| line["duration_ms"].is_u64()));
+    }
+}
+
+#[tokio::test]
+async fn the_logs_filter_is_changed_while_the_process_runs() {
+    let mut process = Process::start(&[("GATEWAY_LOG_FILTER", "warn")]).await;
+    let url = format!("http://{}/log-filter", process.addresses["admin"].as_str().unwrap());
+    let put =
+        async |filter: &'static str| reqwest::Client::new().put(&url).body(filter).send().await.unwrap();
+    process.client.get_participant(get(V1_CONVERSATION, "nobody-here")).await.unwrap_err();
+    let refused = put("participant_gateway=loud").await;
+    assert_eq!(refused.status(), 400);
+    assert!(refused.text().await.unwrap().contains("must be a level"));
+    assert_eq!(put("info").await.status(), 200);
+    process.client.get_participant(get(V2_CONVERSATION, "conv_participant_9")).await.unwrap_err();
+    let (lines, _) = process.end().await;
+    let versions: Vec<_> = lines
+        .iter()
+        .filter_map(|line| line.get("api.version"))
+        .map(|version| version.as_str().unwrap())
+        .collect();
+    assert_eq!(versions, ["v2"], "only what came after the change: {lines:#?}");
+}

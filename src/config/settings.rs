@@ -193,6 +193,20 @@ pub const SETTINGS: &[Setting] = &[
         "Which log lines are written: a level, or target=level, separated by commas",
     ),
     setting(
+        "log.slow_call",
+        None,
+        "GATEWAY_LOG_SLOW_CALL",
+        "5s",
+        "A call that succeeds but takes longer has a log line; 0s: none. Streams count from begin to end",
+    ),
+    setting(
+        "log.access",
+        None,
+        "GATEWAY_LOG_ACCESS",
+        "false",
+        "Whether every call that succeeds has a log line",
+    ),
+    setting(
         "log.format",
         None,
         "GATEWAY_LOG_FORMAT",

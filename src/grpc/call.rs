@@ -18,13 +18,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use tower::{Layer, Service};
-use tracing::{Instrument as _, Span, field, info_span};
+use tracing::{Instrument as _, Span, field, info, info_span, warn};
 
 use super::deadline::Limits;
 use super::status::{self, Reason};
 use super::stopping::{Requests, Stopping};
 use crate::proto::{self, Message as _};
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::{self, CallLog, Metrics};
 
 /// Gives every call a span, a deadline and an end that is logged.
 #[derive(Clone)]
@@ -34,13 +34,14 @@ pub struct CallLayer {
     in_flight: Arc<AtomicUsize>,
     end_streams: CancellationToken,
     metrics: Metrics,
+    log: CallLog,
 }
 
 impl CallLayer {
     /// `longest` bounds a call with one answer whose caller sets no deadline, or a later one. `end_streams` ends every
     /// stream, reflection's and a health watcher's among them: a graceful shutdown would wait for them for ever.
-    pub fn new(longest: Duration, end_streams: CancellationToken, metrics: Metrics) -> Self {
-        Self { longest, methods: Arc::new(methods()), in_flight: Arc::default(), end_streams, metrics }
+    pub fn new(longest: Duration, end_streams: CancellationToken, metrics: Metrics, log: CallLog) -> Self {
+        Self { longest, methods: Arc::new(methods()), in_flight: Arc::default(), end_streams, metrics, log }
     }
 
     /// How many calls have begun and not ended.
@@ -117,13 +118,9 @@ where
             otel.status_code = field::Empty,
         );
         telemetry::continue_trace(&span, request.headers());
-        let (in_flight, end_streams) = (self.layer.in_flight.clone(), self.layer.end_streams.clone());
+        let end_streams = self.layer.end_streams.clone();
         let stopping = Stopping::new(end_streams.clone());
-        in_flight.fetch_add(1, Ordering::Relaxed);
-        let metrics = self.layer.metrics.clone();
-        metrics.call_began(&method);
-        let call =
-            Call { method, span: span.clone(), began: Instant::now(), ended: false, in_flight, metrics };
+        let call = Call::begin(method, span.clone(), self.layer.clone());
         // This contract's methods take one request each.
         let request = if is_ours {
             request
@@ -176,11 +173,16 @@ struct Call {
     span: Span,
     began: Instant,
     ended: bool,
-    in_flight: Arc<AtomicUsize>,
-    metrics: Metrics,
+    layer: CallLayer,
 }
 
 impl Call {
+    fn begin(method: Arc<str>, span: Span, layer: CallLayer) -> Self {
+        layer.in_flight.fetch_add(1, Ordering::Relaxed);
+        layer.metrics.call_began(&method);
+        Self { method, span, began: Instant::now(), ended: false, layer }
+    }
+
     fn observe(
         mut self,
         response: Response<tonic::body::Body>,
@@ -213,10 +215,18 @@ impl Call {
         if is_server_error(status.code()) {
             self.span.record("otel.status_code", "ERROR");
         }
-        self.metrics.call_answered(&self.method, code, self.began.elapsed());
-        if status.code() != Code::Ok {
-            self.span.in_scope(|| self.log(status));
-        }
+        let took = self.began.elapsed();
+        self.layer.metrics.call_answered(&self.method, code, took);
+        let CallLog { is_access_log, slow } = self.layer.log;
+        let is_slow = slow.is_some_and(|bound| took > bound);
+        self.span.in_scope(|| match status.code() {
+            Code::Ok if is_slow => warn!(rpc.method = &*self.method, duration_ms = millis(took), "slow call"),
+            Code::Ok if is_access_log => {
+                info!(rpc.method = &*self.method, duration_ms = millis(took), "call");
+            }
+            Code::Ok => {}
+            _ => self.log(status),
+        });
     }
 
     /// One line a failed call. Only what this gateway wrote is in it: a message without `ErrorInfo` is not ours.
@@ -239,7 +249,7 @@ impl Call {
                     http.response.status_code = about("http_status"),
                     twilio.request_id = about("twilio_request_id"),
                     api.version = about("api_version"),
-                    duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+                    duration_ms = millis(self.began.elapsed()),
                     "{message}"
                 )
             };
@@ -272,9 +282,13 @@ impl Drop for Call {
         if !self.ended {
             self.end(&Status::cancelled("the caller went away"));
         }
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.metrics.call_ended(&self.method);
+        self.layer.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.layer.metrics.call_ended(&self.method);
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The codes that make a server's span an error by the semantic conventions; any other is the caller's.

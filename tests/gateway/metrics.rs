@@ -144,7 +144,8 @@ async fn every_metric_of_the_table_is_there_and_no_other() {
         gateway.get(Face::V1.get()).await.unwrap();
     }
     let scrape = Scrape::of(&gateway).await;
-    for row in METRICS {
+    // Spans are the process's, and no process of its own is behind this gateway.
+    for row in METRICS.iter().filter(|row| row.name != "participant.telemetry.spans") {
         let series =
             if row.kind == "histogram" { format!("{}_count", row.prometheus) } else { row.prometheus.into() };
         let lines: Vec<_> =
