@@ -143,7 +143,7 @@ impl App {
             call_timeout,
             drain,
             log,
-            traces: _,
+            export,
         } = config;
         if let Some(path) = &ready_file {
             ready_file::remove(path).map_err(BuildError::ReadyFile)?;
@@ -171,7 +171,7 @@ impl App {
         let default = accounts.first().ok_or(BuildError::NoAccount)?.id.clone();
         let known = Accounts::new(default, accounts.iter().map(|account| account.id.clone()));
         let (tasks, end_streams) = (TaskTracker::new(), CancellationToken::new());
-        let metrics = Metrics::new()?;
+        let metrics = Metrics::new(export.metrics)?;
         let client = Twilio::new(&twilio, accounts, metrics.clone())?;
         let participants = Participants::new(client, &cache, page_tokens, tasks.clone(), metrics.clone());
 
@@ -216,7 +216,7 @@ impl App {
         // These tasks end with this future, whichever way it ends. Loads and writes, which `tasks` owns, end by themselves
         // within the upstream's time limit.
         let mut servers = JoinSet::new();
-        let routes = admin::routes(readiness.clone(), self.metrics, self.log_filter);
+        let routes = admin::routes(readiness.clone(), self.metrics.clone(), self.log_filter);
         servers.spawn(ending("the admin listener", admin::serve(self.admin, routes, end.clone())));
         if let Some(sandbox) = self.sandbox {
             let end = end.clone();
@@ -258,6 +258,7 @@ impl App {
         self.end_streams.cancel();
         goaway.cancel();
         drain(grpc, &self.tasks, &self.calls, self.drain.timeout).await;
+        self.metrics.flush().await;
         end.cancel();
         Ok(())
     }

@@ -18,7 +18,7 @@ pub use settings::{SETTINGS, Setting, markdown};
 
 use crate::participants::CacheSettings;
 use crate::sandbox;
-use crate::telemetry::{CallLog, LogFormat, LogSettings, Protocol};
+use crate::telemetry::{CallLog, Export, LogFormat, LogSettings, Protocol};
 use crate::twilio::{self, Account};
 use source::Sources;
 
@@ -48,8 +48,8 @@ pub struct Config {
     pub drain: Drain,
     /// Which log lines are written, and how.
     pub log: LogSettings,
-    /// How spans are exported; `None`: not at all.
-    pub traces: Option<Protocol>,
+    /// What goes to an OpenTelemetry collector.
+    pub export: Export,
 }
 
 /// Who holds the participants.
@@ -199,7 +199,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
         is_access_log: sources.required("log.access", switch),
         slow: Some(sources.required("log.slow_call", duration)).filter(|bound| !bound.is_zero()),
     };
-    let traces = trace_export(sources);
+    let export = Export { traces: otlp(sources, "TRACES"), metrics: otlp(sources, "METRICS") };
     Config {
         grpc_listen: sources.optional("grpc.listen", listen).unwrap_or(NOWHERE),
         admin_listen: sources.optional("admin.listen", listen).unwrap_or(NOWHERE),
@@ -227,20 +227,23 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
             timeout: sources.required("drain.timeout", duration),
         },
         log: LogSettings { filter, format, calls },
-        traces,
+        export,
     }
 }
 
-/// OpenTelemetry's own variables, of which the SDK reads the rest: headers, sampler, resource attributes, service name.
-fn trace_export(sources: &mut Sources<'_>) -> Option<Protocol> {
+/// OpenTelemetry's own variables for one signal, of which the SDK reads the rest: headers, sampler, resource attributes,
+/// service name, intervals.
+fn otlp(sources: &mut Sources<'_>, signal: &str) -> Option<Protocol> {
     let is = |name: &str, value: &str| sources.env(name).is_some_and(|text| text.eq_ignore_ascii_case(value));
-    let endpoints = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
-    let is_on = endpoints.iter().any(|name| sources.env(name).is_some());
-    if !is_on || is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none") {
+    // What is said of one signal comes before what is said of all.
+    let both =
+        |what: &str| [format!("OTEL_EXPORTER_OTLP_{signal}_{what}"), format!("OTEL_EXPORTER_OTLP_{what}")];
+    let is_on = both("ENDPOINT").iter().any(|name| sources.env(name).is_some());
+    if !is_on || is("OTEL_SDK_DISABLED", "true") || is(&format!("OTEL_{signal}_EXPORTER"), "none") {
         return None;
     }
-    for name in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
-        match sources.env(name).as_deref() {
+    for name in both("PROTOCOL") {
+        match sources.env(&name).as_deref() {
             None => {}
             Some("grpc") => return Some(Protocol::Grpc),
             Some("http/protobuf") => return Some(Protocol::Http),

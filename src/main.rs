@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 }
 
 async fn serve(config: Config) -> Outcome {
-    let telemetry = telemetry::init(&config.log, config.traces)?;
+    let telemetry = telemetry::init(&config.log, config.export.traces)?;
     let result = gateway(config, &telemetry).await;
     telemetry.flush().await;
     result

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use metrics::{Attempt, METRICS, Metrics, MetricsError, Row, markdown};
-pub use traces::{Origin, Protocol, SpanCounts, Traces, continue_trace, inject_trace};
+pub use traces::{Origin, SpanCounts, Traces, continue_trace, inject_trace};
 
 use lines::JsonLines;
 use tracing::{Level, Metadata};
@@ -21,6 +21,24 @@ use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{Layer as _, fmt, reload};
+
+/// What goes to an OpenTelemetry collector, and how; `None`: nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Export {
+    /// Spans.
+    pub traces: Option<Protocol>,
+    /// What is counted.
+    pub metrics: Option<Protocol>,
+}
+
+/// The protocol of `OTEL_EXPORTER_OTLP_PROTOCOL`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// OTLP over gRPC.
+    Grpc,
+    /// OTLP over HTTP with protobuf: the specification's default.
+    Http,
+}
 
 /// Which lines are written, and how.
 #[derive(Clone, Debug)]

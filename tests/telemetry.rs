@@ -2,10 +2,17 @@
 
 #![allow(clippy::unwrap_used)] // in helpers: clippy spares the tests themselves only
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -19,6 +26,7 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use participant_gateway::proto::participant_service_client::ParticipantServiceClient;
 use participant_gateway::proto::*;
 use participant_gateway::sandbox::{V1_CONVERSATION, V2_CONVERSATION};
+use participant_gateway::telemetry::METRICS;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -53,6 +61,24 @@ impl TraceService for Sink {
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         self.take(request.into_inner());
         Ok(Response::new(ExportTraceServiceResponse { partial_success: None }))
+    }
+}
+
+/// The names of the metrics that it was sent.
+#[derive(Clone, Default)]
+struct MetricNames(Arc<Mutex<BTreeSet<String>>>);
+
+#[tonic::async_trait]
+impl MetricsService for MetricNames {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        let scopes =
+            request.into_inner().resource_metrics.into_iter().flat_map(|resource| resource.scope_metrics);
+        let names = scopes.flat_map(|scope| scope.metrics).map(|metric| metric.name);
+        self.0.lock().unwrap().extend(names);
+        Ok(Response::new(ExportMetricsServiceResponse { partial_success: None }))
     }
 }
 
@@ -159,7 +185,10 @@ async fn traced(is_grpc: bool, calls: impl AsyncFnOnce(&mut Process)) -> (Collec
     let sink = Sink(send);
     let serving = if is_grpc {
         let service = TraceServiceServer::new(sink);
-        let server = Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener));
+        let server = Server::builder()
+            .add_service(service)
+            .add_service(MetricsServiceServer::new(MetricNames::default()))
+            .serve_with_incoming(TcpIncoming::from(listener));
         tokio::spawn(async move { server.await.unwrap() })
     } else {
         let receive = async move |body: axum::body::Bytes| {
@@ -249,6 +278,29 @@ async fn a_trace_leads_from_the_caller_to_twilio_on_both_versions() {
         assert!(about.contains_key("server.address") && about.contains_key("server.port"));
         assert!(!about.contains_key("http.request.resend_count"));
     }
+}
+
+#[tokio::test]
+async fn what_metrics_tells_is_pushed_too() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let names = MetricNames::default();
+    let service = MetricsServiceServer::new(names.clone());
+    let server = Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener));
+    let serving = tokio::spawn(async move { server.await.unwrap() });
+    let mut process = Process::start(&[
+        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", endpoint.as_str()),
+        ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "grpc"),
+    ])
+    .await;
+    process.fault(json!({ "status": 503, "times": 1 })).await;
+    for _ in 0..2 {
+        process.client.get_participant(get(V1_CONVERSATION, "alice")).await.unwrap();
+    }
+    process.end().await;
+    serving.abort();
+    let expected: BTreeSet<_> = METRICS.iter().map(|row| row.name.to_owned()).collect();
+    assert_eq!(*names.0.lock().unwrap(), expected);
 }
 
 #[tokio::test]

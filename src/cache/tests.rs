@@ -12,7 +12,7 @@ fn cache(ttl: Duration, negative_ttl: Duration) -> Cache<String> {
     let settings = Settings { ttl, negative_ttl, max_bytes: 1 << 20 };
     let traits =
         Traits { weight: |value: &String| value.len() as u32, is_negative: |value: &String| value == "none" };
-    Cache::new(&settings, &traits, TaskTracker::new(), Metrics::new().unwrap())
+    Cache::new(&settings, &traits, TaskTracker::new(), Metrics::new(None).unwrap())
 }
 
 fn long() -> Cache<String> {

@@ -1,4 +1,5 @@
-//! What the gateway counts: one registry, read by `/metrics`. Every label takes its values from a closed set.
+//! What the gateway counts: one set of instruments, read by `/metrics` and pushed to a collector. Every label takes its
+//! values from a closed set.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,13 +7,18 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter, MeterProvider as _, UpDownCounter};
+use opentelemetry_otlp::{ExporterBuildError, MetricExporter};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkError;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::metrics::periodic_reader_with_async_runtime::PeriodicReader;
+use opentelemetry_sdk::runtime::Tokio;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Encoder as _, Registry, TextEncoder};
+use tokio::time::timeout;
 
-use super::traces::SpanCounts;
+use super::Protocol;
+use super::traces::{FLUSH_TIMEOUT, SpanCounts};
 
 /// One metric, as the documentation lists it.
 #[derive(Debug)]
@@ -156,8 +162,7 @@ struct Instruments {
     age: Histogram<f64>,
     meter: Meter,
     registry: Registry,
-    /// Held: its readers end with it.
-    _provider: SdkMeterProvider,
+    provider: SdkMeterProvider,
 }
 
 impl fmt::Debug for Metrics {
@@ -173,6 +178,12 @@ pub struct MetricsError(String);
 
 impl From<OTelSdkError> for MetricsError {
     fn from(error: OTelSdkError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<ExporterBuildError> for MetricsError {
+    fn from(error: ExporterBuildError) -> Self {
         Self(error.to_string())
     }
 }
@@ -201,17 +212,24 @@ pub struct Attempt<'a> {
 }
 
 impl Metrics {
-    /// Instruments and a registry of their own: many gateways can run side by side in one process.
-    pub fn new() -> Result<Self, MetricsError> {
+    /// Instruments and a registry of their own: many gateways can run side by side in one process. `push` also sends them
+    /// to a collector, as the standard `OTEL_*` variables say; then it is to be called within the runtime.
+    pub fn new(push: Option<Protocol>) -> Result<Self, MetricsError> {
         let registry = Registry::new();
         registry.register(Box::new(ProcessCollector::for_self()))?;
         let reader =
             opentelemetry_prometheus::exporter().with_registry(registry.clone()).without_target_info();
-        let resource = Resource::builder().with_service_name(env!("CARGO_PKG_NAME")).build();
-        let provider = SdkMeterProvider::builder()
+        let mut provider = SdkMeterProvider::builder()
             .with_reader(reader.scope_info_enabled(false).build()?)
-            .with_resource(resource)
-            .build();
+            .with_resource(Resource::builder().build());
+        if let Some(protocol) = push {
+            let exporter = match protocol {
+                Protocol::Grpc => MetricExporter::builder().with_tonic().build()?,
+                Protocol::Http => MetricExporter::builder().with_http().build()?,
+            };
+            provider = provider.with_reader(PeriodicReader::builder(exporter, Tokio).build());
+        }
+        let provider = provider.build();
         let meter = provider.meter(env!("CARGO_PKG_NAME"));
         let histogram = |row: &Row, boundaries: &[f64]| {
             let builder = meter.f64_histogram(row.name).with_description(row.help).with_unit(row.unit);
@@ -227,7 +245,7 @@ impl Metrics {
             age: histogram(&AGE, &AGES),
             meter: meter.clone(),
             registry,
-            _provider: provider,
+            provider,
         };
         let version = [KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))];
         meter.u64_gauge(BUILD.name).with_description(BUILD.help).build().record(1, &version);
@@ -239,6 +257,14 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.0.registry.gather(), &mut text)?;
         String::from_utf8(text).map_err(|error| MetricsError(error.to_string()))
+    }
+
+    /// Sends a collector what was counted since the last push, within two seconds.
+    pub async fn flush(&self) {
+        let provider = self.0.provider.clone();
+        // The SDK waits by blocking.
+        let flush = tokio::task::spawn_blocking(move || provider.force_flush());
+        let _ = timeout(FLUSH_TIMEOUT, flush).await;
     }
 
     /// A call has begun. `method` is one of the contract's, or `_OTHER`.

@@ -21,6 +21,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
+use super::Protocol;
+
 /// The OpenTelemetry specification's defaults for batches.
 const QUEUE: usize = 2048;
 const BATCH: usize = 512;
@@ -28,16 +30,7 @@ const DELAY: Duration = Duration::from_secs(5);
 /// One export, a collector that hangs included.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The end of the process does not wait longer for the last spans.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The protocol of `OTEL_EXPORTER_OTLP_PROTOCOL`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// OTLP over gRPC.
-    Grpc,
-    /// OTLP over HTTP with protobuf: the specification's default.
-    Http,
-}
+pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Owns the export of spans; to be ended by [`Traces::flush`].
 #[derive(Debug)]
