@@ -76,6 +76,14 @@ const RETRIES: Row = Row {
     labels: &["http.request.method", "url.template"],
     help: "Requests to Twilio that were sent again",
 };
+const UNKNOWN_KEYS: Row = Row {
+    name: "participant.upstream.unknown_keys",
+    prometheus: "participant_upstream_unknown_keys_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.api.version"],
+    help: "Keys in Twilio's answers that this build does not know and ignores: a sign that its API has changed",
+};
 const LOOKUPS: Row = Row {
     name: "participant.cache.lookups",
     prometheus: "participant_cache_lookups_total",
@@ -127,7 +135,7 @@ const BUILD: Row = Row {
 
 /// Every metric, in the order in which they are documented. The process's own (`process_*`) come beside them.
 pub const METRICS: &[Row] =
-    &[CALLS, IN_FLIGHT, REQUESTS, RETRIES, LOOKUPS, AGE, ENTRIES, WEIGHT, SPANS, BUILD];
+    &[CALLS, IN_FLIGHT, REQUESTS, RETRIES, UNKNOWN_KEYS, LOOKUPS, AGE, ENTRIES, WEIGHT, SPANS, BUILD];
 
 /// The metrics as rows of a Markdown table.
 pub fn markdown() -> String {
@@ -158,6 +166,7 @@ struct Instruments {
     in_flight: UpDownCounter<i64>,
     requests: Histogram<f64>,
     retries: Counter<u64>,
+    unknown_keys: Counter<u64>,
     lookups: Counter<u64>,
     age: Histogram<f64>,
     meter: Meter,
@@ -241,6 +250,7 @@ impl Metrics {
             in_flight: meter.i64_up_down_counter(IN_FLIGHT.name).with_description(IN_FLIGHT.help).build(),
             requests: histogram(&REQUESTS, &DURATIONS),
             retries: counter(&RETRIES),
+            unknown_keys: counter(&UNKNOWN_KEYS),
             lookups: counter(&LOOKUPS),
             age: histogram(&AGE, &AGES),
             meter: meter.clone(),
@@ -308,6 +318,11 @@ impl Metrics {
             KeyValue::new("url.template", template),
         ];
         self.0.retries.add(1, &labels);
+    }
+
+    /// An answer had keys that are not known; `version` is `v1` or `v2`.
+    pub fn keys_unknown(&self, version: &'static str, count: u64) {
+        self.0.unknown_keys.add(count, &[KeyValue::new("participant.api.version", version)]);
     }
 
     /// A read was served, or not; `outcome` is one of those that the table lists.

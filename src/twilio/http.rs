@@ -94,6 +94,7 @@ pub(super) struct Response {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
+    metrics: Metrics,
 }
 
 impl Response {
@@ -104,22 +105,29 @@ impl Response {
             return Err(self.broken(NOT_JSON.into()));
         }
         let mut json = serde_json::Deserializer::from_slice(&self.body);
-        let decoded = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let mut unknown_keys = 0;
+        let mut count = |_: serde_ignored::Path<'_>| unknown_keys += 1;
+        let counting = serde_ignored::Deserializer::new(&mut json, &mut count);
+        let decoded = serde_path_to_error::deserialize(counting).map_err(|error| {
             let path = error.path().to_string();
             if path == "." { NOT_JSON.into() } else { path }
         });
+        if unknown_keys > 0 {
+            self.metrics.keys_unknown(self.version.as_str(), unknown_keys);
+        }
         let rest = |value| json.end().map(|()| value).map_err(|_| "text follows the JSON body".into());
         decoded.and_then(rest).map_err(|what| self.broken(what))
     }
 
     /// As if the delete whose answer was lost had been answered.
-    fn deleted(request: &Request) -> Self {
+    fn deleted(request: &Request, metrics: Metrics) -> Self {
         Self {
             operation: request.operation,
             version: request.version,
             status: StatusCode::NO_CONTENT,
             headers: HeaderMap::new(),
             body: Bytes::new(),
+            metrics,
         }
     }
 
@@ -262,7 +270,8 @@ impl Attempt {
             let what = format!("unexpected HTTP status {}", status.as_u16());
             return Err(Cause::Broken(Broken { status, what, request_id }));
         }
-        Ok(Response { operation: request.operation, version: request.version, status, headers, body })
+        let (operation, version, metrics) = (request.operation, request.version, self.metrics.clone());
+        Ok(Response { operation, version, status, headers, body, metrics })
     }
 
     fn outgoing(&self, request: &Request) -> reqwest::RequestBuilder {

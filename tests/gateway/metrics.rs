@@ -107,6 +107,20 @@ on_both_versions! {
         assert_eq!(scrape.sum("participant_upstream_retries_total", &[("url_template", template)]), 2.0);
     }
 
+    async fn keys_that_twilio_has_added_are_counted_and_ignored(face) {
+        let mut gateway = Gateway::start().await;
+        let body = match face {
+            Face::V1 => json!({ "sid": "MB1", "new_key": 1, "messaging_binding": { "type": "sms", "newer": {} } }),
+            Face::V2 => json!({ "id": "p1", "newKey": [1], "addresses": [{ "channel": "SMS", "newer": null }] }),
+        };
+        gateway.sandbox.fault(json!({ "body": body.to_string(), "times": 1 })).await;
+        gateway.get(face.get()).await.unwrap();
+        gateway.get(face.get_fresh()).await.unwrap();
+        let labels = [("participant_api_version", face.api())];
+        let scrape = Scrape::of(&gateway).await;
+        assert_eq!(scrape.sum("participant_upstream_unknown_keys_total", &labels), 2.0);
+    }
+
     async fn a_call_that_its_caller_left_is_counted(face) {
         let gateway = Gateway::start().await;
         gateway.sandbox.fault(json!({ "hold": true, "times": 1 })).await;
@@ -140,6 +154,7 @@ on_both_versions! {
 async fn every_metric_of_the_table_is_there_and_no_other() {
     let mut gateway = Gateway::start().await;
     gateway.sandbox.fault(json!({ "status": 503, "times": 1 })).await;
+    gateway.sandbox.fault(json!({ "body": r#"{"new":1}"#, "times": 1 })).await;
     for _ in 0..2 {
         gateway.get(Face::V1.get()).await.unwrap();
     }

@@ -43,7 +43,7 @@ impl Policy<Request, Response, Error> for RetryPolicy {
             && request.history.may_have_been_processed
         {
             // An earlier attempt deleted it, and only its answer was lost.
-            *result = Ok(Response::deleted(request));
+            *result = Ok(Response::deleted(request, self.metrics.clone()));
             return None;
         }
         let backoff = backoff(request.history.resends);
