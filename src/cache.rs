@@ -222,8 +222,13 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
     where
         E: Send + Sync + 'static,
     {
+        // Whoever shares a failure learns whose it was.
+        let load = async {
+            let origin = Origin::current();
+            load.await.map_err(|error| (Arc::new(error), origin))
+        };
         let mut status = CacheStatus::Coalesced;
-        let flight = self.flights.entry(key.clone()).or_try_insert_with(async {
+        let flight = self.flights.entry(key.clone()).or_try_insert_with::<_, (Arc<E>, Origin)>(async {
             // Another load may have ended between the caller's look and now.
             if let Some(stored) = self.entries.get(&key).await.filter(|stored| young.is(stored)) {
                 status = CacheStatus::Hit;
@@ -234,14 +239,21 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
             self.put(key.clone(), stored.clone()).await;
             Ok(stored)
         });
-        let stored = flight.await?.into_value();
+        // Where a call's time went that shared a load is told by another call's trace.
+        let (stored, origin) = match flight.await {
+            Ok(entry) => {
+                let stored = entry.into_value();
+                let origin = stored.origin.clone();
+                (Ok(stored), origin)
+            }
+            Err(failure) => (Err(failure.0.clone()), failure.1.clone()),
+        };
+        if status == CacheStatus::Coalesced {
+            origin.link();
+        }
         // It stays in `entries` only; whoever comes next must not take it for a load that is under way.
         self.flights.invalidate(&key).await;
-        if status == CacheStatus::Coalesced {
-            // Where this call's time went is told by another call's trace.
-            stored.origin.link();
-        }
-        Ok((stored, status))
+        stored.map(|stored| (stored, status))
     }
 
     /// The value from `load` without a look into the store, which then holds it for others.

@@ -355,16 +355,24 @@ async fn who_joined_a_load_links_to_it_and_a_stream_tells_its_pages() {
         let statuses =
             [first, second].map(|answer| answer.unwrap().into_inner().read_info.unwrap().cache_status());
         assert!(statuses.contains(&CacheStatus::Coalesced), "{statuses:?}");
+        // A failure is shared, too.
+        process.fault(json!({ "latency_ms": 300, "times": 1, "body": "<html>" })).await;
+        let (first, second) = tokio::join!(
+            one.get_participant(get(V1_CONVERSATION, "bob")),
+            other.get_participant(get(V1_CONVERSATION, "bob")),
+        );
+        assert!(first.is_err() && second.is_err(), "{first:?} {second:?}");
         let conversation = ConversationRef { conversation_id: V1_CONVERSATION.into(), ..Default::default() };
         let request = StreamParticipantsRequest { conversation: Some(conversation), page_size: 2 };
         let mut stream = process.client.stream_participants(request).await.unwrap().into_inner();
         while stream.message().await.unwrap().is_some() {}
     })
     .await;
-    let [load] = collected.named("cache load")[..] else { panic!("{:#?}", collected.spans) };
+    let loads: Vec<_> =
+        collected.named("cache load").into_iter().map(|load| (&load.span_id, &load.trace_id)).collect();
     let links: Vec<_> = collected.named(METHOD).into_iter().flat_map(|call| &call.links).collect();
-    assert_eq!(links.len(), 1);
-    assert_eq!((&links[0].span_id, &links[0].trace_id), (&load.span_id, &load.trace_id));
+    let linked: Vec<_> = links.iter().map(|link| (&link.span_id, &link.trace_id)).collect();
+    assert_eq!((loads.len(), linked), (2, loads));
     let [stream] = collected.named("participant.v1.ParticipantService/StreamParticipants")[..] else {
         panic!("{:#?}", collected.spans)
     };
