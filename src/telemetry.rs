@@ -2,8 +2,8 @@
 //! PII, whatever the filter), metrics, and traces.
 
 mod lines;
-mod metrics;
-mod traces;
+pub mod metrics;
+pub mod traces;
 
 use std::io::IsTerminal as _;
 use std::panic::PanicHookInfo;
@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use metrics::{Attempt, METRICS, Metrics, MetricsError, Row, markdown};
+pub use metrics::{Attempt, Metrics, MetricsError};
 pub use traces::{Origin, SpanCounts, Traces, continue_trace, inject_trace};
 
 use lines::JsonLines;

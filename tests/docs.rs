@@ -9,9 +9,10 @@ use participant_gateway::{config, telemetry};
 /// A document with a table, what its markers are called, and what writes the table.
 type Document = (&'static str, &'static str, fn() -> String);
 
-const TABLES: [Document; 2] = [
+const TABLES: [Document; 3] = [
     ("docs/configuration.md", "settings", config::markdown),
-    ("docs/metrics.md", "metrics", telemetry::markdown),
+    ("docs/metrics.md", "metrics", telemetry::metrics::markdown),
+    ("docs/tracing.md", "spans", telemetry::traces::markdown),
 ];
 
 fn path(name: &str) -> PathBuf {

@@ -26,7 +26,8 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use participant_gateway::proto::participant_service_client::ParticipantServiceClient;
 use participant_gateway::proto::*;
 use participant_gateway::sandbox::{V1_CONVERSATION, V2_CONVERSATION};
-use participant_gateway::telemetry::METRICS;
+use participant_gateway::telemetry::metrics::METRICS;
+use participant_gateway::telemetry::traces::SPANS;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -154,9 +155,13 @@ impl Process {
         assert_eq!(answer.status(), 201);
     }
 
-    async fn dropped_spans(&self) -> f64 {
+    async fn metrics(&self) -> String {
         let url = format!("http://{}/metrics", self.addresses["admin"].as_str().unwrap());
-        let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+        reqwest::get(url).await.unwrap().text().await.unwrap()
+    }
+
+    async fn dropped_spans(&self) -> f64 {
+        let text = self.metrics().await;
         let line = text.lines().find(|line| {
             line.starts_with("participant_telemetry_spans_total") && line.contains("\"dropped\"")
         });
@@ -177,8 +182,16 @@ impl Process {
     }
 }
 
-/// Runs `calls` against a gateway that exports to a sink, by gRPC or HTTP, and gives what both sides saw.
 async fn traced(is_grpc: bool, calls: impl AsyncFnOnce(&mut Process)) -> (Collected, Vec<serde_json::Value>) {
+    traced_with(is_grpc, &[], calls).await
+}
+
+/// Runs `calls` against a gateway that exports to a sink, by gRPC or HTTP, and gives what both sides saw.
+async fn traced_with(
+    is_grpc: bool,
+    env: &[(&str, &str)],
+    calls: impl AsyncFnOnce(&mut Process),
+) -> (Collected, Vec<serde_json::Value>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let (send, mut receive) = mpsc::unbounded_channel();
@@ -197,13 +210,13 @@ async fn traced(is_grpc: bool, calls: impl AsyncFnOnce(&mut Process)) -> (Collec
         let routes = axum::Router::new().route("/v1/traces", axum::routing::post(receive));
         tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() })
     };
-    let mut process = Process::start(&[
+    let export = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", if is_grpc { "grpc" } else { "http/protobuf" }),
         ("OTEL_SERVICE_NAME", "the-gateway"),
         ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test"),
-    ])
-    .await;
+    ];
+    let mut process = Process::start(&[&export, env].concat()).await;
     calls(&mut process).await;
     let (lines, _) = process.end().await;
     serving.abort();
@@ -382,34 +395,135 @@ async fn who_joined_a_load_links_to_it_and_a_stream_tells_its_pages() {
     assert_eq!(collected.children(stream).len(), 2, "a request a page");
 }
 
-#[tokio::test]
-async fn nothing_of_a_participant_is_in_any_span() {
-    let (collected, lines) = traced(true, async |process: &mut Process| {
-        process.client.get_participant(get(V1_CONVERSATION, "planted-identity")).await.unwrap_err();
-        let conversation = ConversationRef { conversation_id: V1_CONVERSATION.into(), ..Default::default() };
-        let address = Address {
-            channel: participant_gateway::proto::Channel::Chat.into(),
-            address: "planted-identity".into(),
-            ..Default::default()
+/// What must be seen nowhere: planted as identity, address, name, attributes and token.
+const PLANTED: [&str; 4] = ["planted", "+1555017", "sandbox:", "QUMwMDAw"];
+
+fn planted(channel: participant_gateway::proto::Channel, address: &str) -> Participant {
+    let address = Address { channel: channel.into(), address: address.into(), ..Default::default() };
+    Participant { addresses: vec![address], ..Default::default() }
+}
+
+/// Every method on both versions, good and bad, with planted values in every field that holds any.
+async fn plant(process: &mut Process) -> Vec<Status> {
+    use participant_gateway::proto::Channel::{Chat, Sms};
+    let mut errors = Vec::new();
+    let client = &mut process.client.clone();
+    for (id, version) in [(V1_CONVERSATION, 1), (V2_CONVERSATION, 2)] {
+        let conversation = Some(ConversationRef { conversation_id: id.into(), ..Default::default() });
+        let participant = match version {
+            1 => Participant { attributes: r#"{"planted":1}"#.into(), ..planted(Chat, "planted-identity") },
+            _ => Participant { display_name: "planted name".into(), ..planted(Sms, "+15550177777") },
         };
-        let participant = Participant {
-            addresses: vec![address],
-            attributes: r#"{"planted":1}"#.into(),
-            ..Default::default()
-        };
-        let create = || CreateParticipantRequest {
-            conversation: Some(conversation.clone()),
+        let create = CreateParticipantRequest {
+            conversation: conversation.clone(),
             participant: Some(participant.clone()),
             webhook_enabled: None,
         };
-        process.client.create_participant(create()).await.unwrap();
-        process.client.create_participant(create()).await.unwrap_err();
-    })
-    .await;
-    let everything = format!("{:?} {lines:?}", collected.spans);
-    assert!(collected.spans.len() >= 6, "{everything}");
-    for secret in ["planted", "sandbox:", "QUMw"] {
-        assert!(!everything.contains(secret), "{secret} in {everything}");
+        let created =
+            client.create_participant(create.clone()).await.unwrap().into_inner().participant.unwrap();
+        errors.extend(client.create_participant(create.clone()).await.err());
+        process.fault(json!({ "match": { "method": "POST" }, "times": 1, "cut": "before" })).await;
+        errors.extend(client.create_participant(create.clone()).await.err());
+        let invalid =
+            Participant { attributes: "{planted".into(), role_id: "planted".into(), ..participant.clone() };
+        errors.extend(
+            client
+                .create_participant(CreateParticipantRequest { participant: Some(invalid), ..create })
+                .await
+                .err(),
+        );
+        for participant_id in ["planted-identity", "planted/../identity", "planted\n"] {
+            errors.extend(client.get_participant(get(id, participant_id)).await.err());
+        }
+        let update = |participant_id: &str| UpdateParticipantRequest {
+            conversation: conversation.clone(),
+            participant_id: participant_id.into(),
+            participant: Some(Participant { addresses: Vec::new(), ..participant.clone() }),
+            ..Default::default()
+        };
+        client.update_participant(update(&created.id)).await.unwrap();
+        errors.extend(client.update_participant(update("planted-nobody")).await.err());
+        let list = ListParticipantsRequest { conversation: conversation.clone(), ..Default::default() };
+        client.list_participants(list.clone()).await.unwrap();
+        errors.extend(
+            client
+                .list_participants(ListParticipantsRequest { page_token: "planted".into(), ..list })
+                .await
+                .err(),
+        );
+        let stream = StreamParticipantsRequest { conversation: conversation.clone(), page_size: 2 };
+        let mut stream = client.stream_participants(stream).await.unwrap().into_inner();
+        while stream.message().await.unwrap().is_some() {}
+        let body = r#"{"identity":"planted","date_created":"planted","createdAt":"planted"}"#;
+        process.fault(json!({ "times": 1, "body": body })).await;
+        errors.extend(client.get_participant(get(id, &created.id)).await.err());
+        let delete = DeleteParticipantRequest {
+            conversation: conversation.clone(),
+            participant_id: created.id.clone(),
+            webhook_enabled: None,
+        };
+        errors.extend(client.delete_participant(delete).await.err());
+        let named =
+            ConversationRef { conversation_id: "planted name".into(), api_version: 1, ..Default::default() };
+        let list = ListParticipantsRequest { conversation: Some(named), ..Default::default() };
+        errors.extend(client.list_participants(list).await.err());
+    }
+    errors
+}
+
+#[tokio::test]
+async fn nothing_of_a_participant_and_no_secret_is_on_any_surface() {
+    let mut told = String::new();
+    let (collected, lines) =
+        traced_with(true, &[("GATEWAY_LOG_FILTER", "trace")], async |process: &mut Process| {
+            let errors = plant(process).await;
+            assert!(errors.len() >= 16, "{errors:#?}");
+            for error in errors {
+                // Its details are bytes in which texts stand as they are.
+                told += &format!("{} {} ", error.message(), String::from_utf8_lossy(error.details()));
+            }
+            told += &process.metrics().await;
+        })
+        .await;
+    assert!(collected.spans.len() >= 40 && lines.len() >= 16, "{} {}", collected.spans.len(), lines.len());
+    let everything = format!("{told} {:?} {lines:?}", collected.spans);
+    for secret in PLANTED {
+        let at = everything.find(secret);
+        assert!(
+            at.is_none(),
+            "{secret}: …{}…",
+            at.map_or("", |at| &everything[at.saturating_sub(200)..at + 40])
+        );
+    }
+    // And the spans are what the documentation says.
+    for span in &collected.spans {
+        let kind = format!("{:?}", span.kind()).to_lowercase();
+        let row = SPANS.iter().find(|row| row.kind == kind).unwrap_or_else(|| panic!("{span:?}"));
+        for name in attributes(&span.attributes).keys() {
+            let is_ours =
+                !["busy_ns", "idle_ns", "code.", "thread."].iter().any(|theirs| name.starts_with(theirs));
+            assert!(!is_ours || row.attributes.contains(&name.as_str()), "{name} of {}", span.name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn twilio_gets_the_traces_ids_only_where_it_is_asked_for() {
+    for (value, is_expected) in [("false", false), ("true", true)] {
+        let (collected, _) = traced_with(
+            true,
+            &[("GATEWAY_UPSTREAM_PROPAGATE_TRACE", value)],
+            async |process: &mut Process| {
+                process.client.get_participant(get(V1_CONVERSATION, "alice")).await.unwrap();
+                let url =
+                    format!("http://{}/_sandbox/requests", process.addresses["sandbox"].as_str().unwrap());
+                let log: serde_json::Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+                let parent = log["last"][0]["headers"].get("traceparent").and_then(|value| value.as_str());
+                assert_eq!(parent.is_some_and(|parent| parent.contains(TRACE)), is_expected, "{log}");
+            },
+        )
+        .await;
+        assert_eq!(collected.named(METHOD).len(), 1);
     }
 }
 

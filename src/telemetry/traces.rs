@@ -32,6 +32,63 @@ const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The end of the process does not wait longer for the last spans.
 pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// One kind of span, as the documentation lists it.
+#[derive(Debug)]
+pub struct SpanRow {
+    /// Its name, or what its name is made of.
+    pub name: &'static str,
+    /// Its kind.
+    pub kind: &'static str,
+    /// What it is a child of.
+    pub parent: &'static str,
+    /// Every attribute that it may have.
+    pub attributes: &'static [&'static str],
+}
+
+/// Every kind of span. A test holds what a collector gets against it.
+pub const SPANS: &[SpanRow] = &[
+    SpanRow {
+        name: "`participant.v1.ParticipantService/…`, one a call; `_OTHER` for methods of other services",
+        kind: "server",
+        parent: "the caller's `traceparent`, where it is valid",
+        attributes: &["rpc.system.name", "rpc.method", "rpc.response.status_code"],
+    },
+    SpanRow {
+        name: "`cache load`, where a read had to be loaded",
+        kind: "internal",
+        parent: "the call that began it",
+        attributes: &[],
+    },
+    SpanRow {
+        name: "`GET /v1/Conversations/{ConversationSid}/Participants/{Sid}` and the like, one an attempt",
+        kind: "client",
+        parent: "the load, or the call",
+        attributes: &[
+            "http.request.method",
+            "url.template",
+            "server.address",
+            "server.port",
+            "http.response.status_code",
+            "http.request.resend_count",
+            "error.type",
+            "twilio.request_id",
+            "twilio.concurrent_requests",
+        ],
+    },
+];
+
+/// The kinds of spans as rows of a Markdown table.
+pub fn markdown() -> String {
+    let mut table =
+        "| span | kind | parent | attributes, each where it is known |\n|---|---|---|---|\n".to_owned();
+    for SpanRow { name, kind, parent, attributes } in SPANS {
+        let attributes: Vec<String> = attributes.iter().map(|name| format!("`{name}`")).collect();
+        let attributes = if attributes.is_empty() { "–".to_owned() } else { attributes.join(", ") };
+        table.push_str(&format!("| {name} | {kind} | {parent} | {attributes} |\n"));
+    }
+    table
+}
+
 /// Owns the export of spans; to be ended by [`Traces::flush`].
 #[derive(Debug)]
 pub struct Traces {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use participant_gateway::proto::*;
-use participant_gateway::telemetry::METRICS;
+use participant_gateway::telemetry::metrics::METRICS;
 use serde_json::json;
 
 use crate::harness::*;
