@@ -60,6 +60,10 @@ impl TraceService for Sink {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        // What a collector that wants a key does.
+        if request.metadata().get("x-api-key").is_none_or(|key| key != "the-key") {
+            return Err(Status::unauthenticated("no key"));
+        }
         self.take(request.into_inner());
         Ok(Response::new(ExportTraceServiceResponse { partial_success: None }))
     }
@@ -213,6 +217,7 @@ async fn traced_with(
     let export = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", if is_grpc { "grpc" } else { "http/protobuf" }),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-api-key=the-key"),
         ("OTEL_SERVICE_NAME", "the-gateway"),
         ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test"),
     ];
@@ -525,6 +530,32 @@ async fn twilio_gets_the_traces_ids_only_where_it_is_asked_for() {
         .await;
         assert_eq!(collected.named(METHOD).len(), 1);
     }
+}
+
+#[tokio::test]
+async fn what_the_sampler_leaves_out_is_neither_exported_nor_dropped() {
+    let (collected, _) =
+        traced_with(true, &[("OTEL_TRACES_SAMPLER", "always_off")], async |process: &mut Process| {
+            process.client.get_participant(get(V1_CONVERSATION, "alice")).await.unwrap();
+            assert_eq!(process.dropped_spans().await, 0.0);
+        })
+        .await;
+    assert!(collected.spans.is_empty(), "{:#?}", collected.spans);
+}
+
+#[tokio::test]
+async fn calls_that_the_grpc_layer_refuses_are_counted_too() {
+    let mut process = Process::start(&[]).await;
+    let large = ListParticipantsRequest { page_token: "A".repeat(3 << 20), ..Default::default() };
+    process.client.list_participants(large).await.unwrap_err();
+    let metrics = process.metrics().await;
+    let is_counted = |line: &str| {
+        line.starts_with("rpc_server_call_duration_seconds_count")
+            && line.contains("OUT_OF_RANGE")
+            && line.ends_with(" 1")
+    };
+    assert!(metrics.lines().any(is_counted), "{metrics}");
+    process.end().await;
 }
 
 #[tokio::test]
