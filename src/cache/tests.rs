@@ -1,7 +1,7 @@
 //! The store's promises that no caller outside can time well enough to test.
 
 use std::convert::Infallible;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::{Semaphore, oneshot};
 
