@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use metrics::{Attempt, Metrics, MetricsError};
-pub use traces::{Origin, SpanCounts, Traces, continue_trace, inject_trace};
+use traces::Traces;
+pub use traces::{Origin, SpanCounts, continue_trace, inject_trace};
 
 use lines::JsonLines;
 use tracing::{Level, Metadata};
@@ -104,7 +105,7 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Exports what has been recorded so far, within two seconds.
+    /// Exports what has been recorded so far, within a second.
     pub async fn flush(self) {
         if let Some(traces) = self.traces {
             traces.flush().await;

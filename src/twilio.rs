@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use url::Url;
 
 pub use account::{Account, Credentials};
-pub use error::{Broken, Cause, Error, NOT_FOUND, Operation, Problem, Subject, THROTTLED};
+pub use error::{Broken, Cause, Error, Operation, Problem, Subject, THROTTLED};
 
 use crate::ids::{AccountId, ApiVersion, Conversation, Field, ParticipantKey, Segment};
 use crate::proto::Participant;

@@ -269,7 +269,7 @@ impl Metrics {
         String::from_utf8(text).map_err(|error| MetricsError(error.to_string()))
     }
 
-    /// Sends a collector what was counted since the last push, within two seconds.
+    /// Sends a collector what was counted since the last push, within a second.
     pub async fn flush(&self) {
         let provider = self.0.provider.clone();
         // The SDK waits by blocking.

@@ -29,8 +29,8 @@ const BATCH: usize = 512;
 const DELAY: Duration = Duration::from_secs(5);
 /// One export, a collector that hangs included.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The end of the process does not wait longer for the last spans.
-pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// The end of the process waits two seconds for a collector: one for the metrics and, after them, one for the spans.
+pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One kind of span, as the documentation lists it.
 #[derive(Debug)]
@@ -142,7 +142,7 @@ impl Traces {
         self.provider.tracer(env!("CARGO_PKG_NAME"))
     }
 
-    /// Exports what has been recorded so far, within two seconds.
+    /// Exports what has been recorded so far, within a second.
     pub async fn flush(self) {
         let (done, is_done) = oneshot::channel();
         let flushed = async {

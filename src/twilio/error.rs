@@ -14,7 +14,7 @@ use crate::ids::{ApiVersion, Segment, Violation, is_public, is_sid};
 /// Twilio's codes for "too many requests": never processed, so any method may be repeated (docs/api/errors/20429).
 pub const THROTTLED: &[i64] = &[20429, 50063, 50074];
 /// Twilio's codes for a participant or a conversation that is not there.
-pub const NOT_FOUND: &[i64] = &[20404, 50350, 50432];
+const NOT_FOUND: &[i64] = &[20404, 50350, 50432];
 
 /// One of the five requests that Twilio knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
