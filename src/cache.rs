@@ -7,6 +7,7 @@
 
 mod aliases;
 mod generations;
+mod outcomes;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,8 +20,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, info_span};
 
 pub use aliases::Aliases;
+pub use outcomes::{Claim, Outcomes, Settled, Slot};
 
-use crate::ids::{AccountId, Conversation, Segment};
+use crate::ids::{AccountId, Conversation, Person, PersonKey, Segment};
 use crate::proto::CacheStatus;
 use crate::telemetry::{Metrics, Origin};
 use generations::Generations;
@@ -52,19 +54,28 @@ pub struct Traits<V> {
 /// nothing of one account is served to another.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key {
-    conversation: Conversation,
+    scope: Scope,
     item: Item,
     generation: u64,
 }
 
-/// What of a conversation is looked up.
+/// What an item belongs to, and is forgotten with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// A conversation: its participants and their pages.
+    Conversation(Conversation),
+    /// A person: the pages of their conversations.
+    Person(PersonKey),
+}
+
+/// What of a scope is looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Item {
     /// A participant by its id, or by the identity that stands in its place.
     Participant(Segment),
     /// A page by its size and where it begins.
     Page {
-        /// At most so many participants.
+        /// At most so many items.
         size: u32,
         /// The upstream's own page number and token.
         cursor: (String, String),
@@ -150,9 +161,9 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
     }
 
     /// The key of an item now. Take it before its load begins: a change after this moment makes it a key of the past.
-    pub fn key(&self, conversation: &Conversation, item: Item) -> Key {
-        let generation = self.generations.of(&conversation.account, &conversation.id);
-        Key { conversation: conversation.clone(), item, generation }
+    pub fn key(&self, scope: Scope, item: Item) -> Key {
+        let generation = self.generations.of(&scope);
+        Key { scope, item, generation }
     }
 
     /// Whether a caller with this `max_age` can only be served by a load of its own.
@@ -278,7 +289,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         let stored = self.loaded_past(load).await?;
         if let Some((conversation, item)) = item_of(&stored.value) {
             // The order matters: the key first, then the comparison. See `Generations::forget`.
-            let key = self.key(&conversation, item);
+            let key = self.key(Scope::Conversation(conversation), item);
             if self.generations.all() == before {
                 self.put(key, stored.clone()).await;
             }
@@ -305,6 +316,16 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
     /// Forgets all of a conversation: who asks from now on gets what is loaded from now on.
     pub fn forget(&self, account: &AccountId, conversation_id: &Segment) {
         self.generations.forget(account, conversation_id);
+    }
+
+    /// Forgets in which conversations a person is.
+    pub fn forget_person(&self, account: &AccountId, person: &Person) {
+        self.generations.forget_person(account, person);
+    }
+
+    /// Forgets that of every person of an account, for a change that does not tell whom it is about.
+    pub fn forget_people(&self, account: &AccountId) {
+        self.generations.forget_people(account);
     }
 
     /// Forgets everything, for a change of a conversation whose id is not known.
@@ -343,8 +364,14 @@ impl Key {
             Item::Participant(id) => id.as_str().len(),
             Item::Page { cursor: (page, token), .. } => page.len() + token.len(),
         };
+        let scope = match &self.scope {
+            Scope::Conversation(conversation) => conversation.id.as_str().len(),
+            Scope::Person(PersonKey { person: Person::Identity(text) | Person::Address(text), .. }) => {
+                text.len()
+            }
+        };
         // moka's own share of an entry, measured with empty values, and the texts of the key.
-        let bytes = 300 + self.conversation.id.as_str().len() + item;
+        let bytes = 300 + scope + item;
         u32::try_from(bytes).unwrap_or(u32::MAX)
     }
 }

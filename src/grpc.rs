@@ -66,11 +66,36 @@ impl ParticipantService for Service {
         let read = read.await.map_err(told(conversation.version))?;
         let read_info = Some(read_info(&read));
         Ok(Response::new(proto::ListParticipantsResponse {
-            participants: read.value.content.participants.clone(),
+            participants: read.value.content.items.clone(),
             next_page_token: read.value.next,
             previous_page_token: read.value.previous,
             read_info,
         }))
+    }
+
+    async fn batch_get_participants(
+        &self,
+        request: Request<proto::BatchGetParticipantsRequest>,
+    ) -> Result<Response<proto::BatchGetParticipantsResponse>, Status> {
+        let (deadline, request) = opened(request)?;
+        let request::BatchGet { conversation, ids, max_age, partial } =
+            request::batch_get(request, &self.accounts)?;
+        let version = conversation.version;
+        let reads = self.participants.batch_get(&conversation, &ids, partial, max_age, deadline.unary());
+        let mut answer = proto::BatchGetParticipantsResponse::default();
+        for (index, read) in (0..).zip(reads.await) {
+            match read {
+                Ok(read) => {
+                    answer.read_info.push(read_info(&read));
+                    answer.participants.push(Arc::unwrap_or_clone(read.value));
+                }
+                Err(error) if partial => {
+                    answer.failed_requests.insert(index, status::of_part(&error, version));
+                }
+                Err(error) => return Err(status::of_batch(&error, version, index)),
+            }
+        }
+        Ok(Response::new(answer))
     }
 
     type StreamParticipantsStream =
@@ -99,10 +124,19 @@ impl ParticipantService for Service {
         request: Request<proto::CreateParticipantRequest>,
     ) -> Result<Response<proto::CreateParticipantResponse>, Status> {
         let (deadline, request) = opened(request)?;
-        let (conversation, create) = request::create(request, &self.accounts)?;
+        let request::Created { conversation, create, request_id, validate_only } =
+            request::create(request, &self.accounts)?;
         let told = told(conversation.version);
-        let created = self.participants.create(conversation, create, deadline.unary()).await.map_err(told)?;
-        Ok(Response::new(proto::CreateParticipantResponse { participant: Some(created) }))
+        if validate_only {
+            let upstream_request = self.participants.preview_create(&conversation, &create).map_err(told)?;
+            return Ok(Response::new(proto::CreateParticipantResponse {
+                participant: None,
+                upstream_request,
+            }));
+        }
+        let created = self.participants.create(conversation, create, request_id, deadline.unary()).await;
+        let participant = Some(created.map_err(told)?);
+        Ok(Response::new(proto::CreateParticipantResponse { participant, upstream_request: None }))
     }
 
     async fn update_participant(
@@ -110,10 +144,19 @@ impl ParticipantService for Service {
         request: Request<proto::UpdateParticipantRequest>,
     ) -> Result<Response<proto::UpdateParticipantResponse>, Status> {
         let (deadline, request) = opened(request)?;
-        let (key, update) = request::update(request, &self.accounts)?;
+        let request::Updated { key, update, validate_only } = request::update(request, &self.accounts)?;
         let told = told(key.conversation.version);
-        let updated = self.participants.update(key, update, deadline.unary()).await.map_err(told)?;
-        Ok(Response::new(proto::UpdateParticipantResponse { participant: Some(updated) }))
+        if validate_only {
+            let shown = self.participants.preview_update(key, &update, deadline.unary()).await;
+            let upstream_request = shown.map_err(told)?;
+            return Ok(Response::new(proto::UpdateParticipantResponse {
+                participant: None,
+                upstream_request,
+            }));
+        }
+        let updated = self.participants.update(key, update, deadline.unary()).await;
+        let participant = Some(updated.map_err(told)?);
+        Ok(Response::new(proto::UpdateParticipantResponse { participant, upstream_request: None }))
     }
 
     async fn delete_participant(
@@ -125,6 +168,24 @@ impl ParticipantService for Service {
         let told = told(key.conversation.version);
         self.participants.delete(key, webhook_enabled, deadline.unary()).await.map_err(told)?;
         Ok(Response::new(proto::DeleteParticipantResponse {}))
+    }
+
+    async fn list_participant_conversations(
+        &self,
+        request: Request<proto::ListParticipantConversationsRequest>,
+    ) -> Result<Response<proto::ListParticipantConversationsResponse>, Status> {
+        let (deadline, request) = opened(request)?;
+        let request::ListConversations { person, size, cursor, max_age } =
+            request::list_conversations(request, &self.accounts, self.participants.page_tokens())?;
+        let person = person.map_err(told(ApiVersion::V2))?;
+        let read = self.participants.list_conversations(&person, size, &cursor, max_age, deadline.unary());
+        let read = read.await.map_err(told(ApiVersion::V1))?;
+        let read_info = Some(read_info(&read));
+        Ok(Response::new(proto::ListParticipantConversationsResponse {
+            conversations: read.value.content.items.clone(),
+            next_page_token: read.value.next,
+            read_info,
+        }))
     }
 }
 

@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 pub use field::Field;
 
 /// The longest id that is accepted, in characters. Twilio's longest is an identity ("Conversations limits": 256).
@@ -188,6 +190,47 @@ impl ParticipantKey {
     }
 }
 
+/// A person of one account, by what v1 finds conversations by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PersonKey {
+    /// The account.
+    pub account: AccountId,
+    /// v1's Conversation Service; `None` is the account's default service.
+    pub service: Option<ServiceId>,
+    /// Who.
+    pub person: Person,
+}
+
+/// Who somebody is in v1, whichever conversation they are in.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Person {
+    /// A chat user's identity.
+    Identity(Arc<str>),
+    /// The address of one who does not chat.
+    Address(Arc<str>),
+}
+
+impl fmt::Debug for Person {
+    /// Both are PII.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// An id of the caller's choice that makes a write safe to repeat: a UUID, and not the nil one, which callers send who have
+/// chosen none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(Uuid);
+
+impl RequestId {
+    /// In the usual form with hyphens, in either case.
+    pub fn parse(text: &str) -> Option<Self> {
+        // The crate knows further forms: braces, a URN, no hyphens.
+        let is_usual = text.len() == uuid::fmt::Hyphenated::LENGTH;
+        Uuid::try_parse(text).ok().filter(|id| is_usual && !id.is_nil()).map(Self)
+    }
+}
+
 /// The API that an id belongs to where the caller does not say: `CH` and 32 hex digits is v1, `conv_conversation_…` is v2.
 pub fn route(conversation_id: &str) -> Option<ApiVersion> {
     if is_sid("CH", conversation_id) {
@@ -246,6 +289,22 @@ mod tests {
             assert_eq!(route(unclear), None, "{unclear}");
         }
         assert_eq!(route(&format!("conv_conversation_{}", "a".repeat(128))), None);
+    }
+
+    #[test]
+    fn a_request_id_is_a_uuid_in_its_usual_form() {
+        let usual = RequestId::parse("7c9e6679-7425-40de-944b-e07fc1f90ae7");
+        assert!(usual.is_some() && usual == RequestId::parse("7C9E6679-7425-40DE-944B-E07FC1F90AE7"));
+        for other in [
+            "",
+            "1",
+            "00000000-0000-0000-0000-000000000000",
+            "7c9e6679742540de944be07fc1f90ae7",
+            "{7c9e6679-7425-40de-944b-e07fc1f90ae7}",
+            "7c9e6679-7425-40de-944b-e07fc1f90aeg",
+        ] {
+            assert!(RequestId::parse(other).is_none(), "{other}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Twilio's participants in the contract's vocabulary: five operations, each on the API version that holds the conversation.
+//! Twilio's participants in the contract's vocabulary: six operations, each on the API version that holds the conversation.
 //!
 //! Lenient reader, strict writer: every documented variant of an answer decodes and unknown keys are ignored, but only
 //! documented keys are sent. `v1` and `v2` keep their wire structs to themselves and convert straight to and from the
@@ -7,12 +7,13 @@
 mod account;
 mod error;
 mod http;
+mod prepared;
 mod v1;
 mod v2;
 mod wire;
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ::http::{HeaderValue, Method};
 use tokio::time::Instant;
@@ -20,9 +21,10 @@ use url::Url;
 
 pub use account::{Account, Credentials};
 pub use error::{Broken, Cause, Error, Operation, Problem, Subject, THROTTLED};
+pub use prepared::Prepared;
 
-use crate::ids::{AccountId, ApiVersion, Conversation, Field, ParticipantKey, Segment};
-use crate::proto::Participant;
+use crate::ids::{AccountId, ApiVersion, Conversation, Field, ParticipantKey, PersonKey, Segment};
+use crate::proto::{Participant, ParticipantConversation};
 use crate::telemetry::Metrics;
 use http::Request;
 
@@ -33,6 +35,9 @@ pub fn max_page_size(version: ApiVersion) -> u32 {
         ApiVersion::V2 => 1000,
     }
 }
+
+/// Twilio's largest page of a person's conversations.
+pub const MAX_CONVERSATIONS_PAGE_SIZE: u32 = 50;
 
 /// How the client behaves towards Twilio, whatever the account.
 #[derive(Clone, Debug)]
@@ -73,13 +78,15 @@ pub struct Cursor {
 
 /// A page as Twilio answered it.
 #[derive(Clone, Debug)]
-pub struct Page {
+pub struct Page<T> {
     /// In Twilio's order.
-    pub participants: Vec<Participant>,
+    pub items: Vec<T>,
     /// `None` on the last page.
     pub next: Option<Cursor>,
     /// `None` on the first page.
     pub previous: Option<Cursor>,
+    /// When Twilio answered, by its own clock, to the second.
+    pub answered_at: SystemTime,
 }
 
 /// A participant to add; its fields are ones that the version can carry.
@@ -147,8 +154,14 @@ impl Twilio {
 
     /// The budget of a request on behalf of a call that may repeat it until `deadline`.
     pub fn budget(&self, deadline: Instant) -> Budget {
-        let until = Instant::now() + self.total_timeout;
+        let Budget { until, .. } = self.full_budget();
         Budget { until, retry_until: deadline.min(until) }
+    }
+
+    /// The budget of a request that nobody's deadline bounds.
+    pub fn full_budget(&self) -> Budget {
+        let until = Instant::now() + self.total_timeout;
+        Budget { until, retry_until: until }
     }
 
     /// Reads one participant.
@@ -163,7 +176,7 @@ impl Twilio {
         size: u32,
         cursor: &Cursor,
         budget: Budget,
-    ) -> Result<Page, Error> {
+    ) -> Result<Page<Participant>, Error> {
         let mut request = self.request(Operation::List, conversation, None, budget)?;
         let query = match conversation.version {
             ApiVersion::V1 => v1::page_query(size, cursor),
@@ -177,20 +190,37 @@ impl Twilio {
         }
     }
 
-    /// Adds a participant.
-    pub async fn create(
+    /// Reads one page of a person's conversations, which v1 alone can tell; `size` is at most
+    /// [`MAX_CONVERSATIONS_PAGE_SIZE`].
+    pub async fn list_conversations(
+        &self,
+        person: &PersonKey,
+        size: u32,
+        cursor: &Cursor,
+        budget: Budget,
+    ) -> Result<Page<ParticipantConversation>, Error> {
+        let route = v1::conversations_route(person);
+        let kind = (Operation::ListConversations, ApiVersion::V1);
+        let mut request = self.request_on(kind, &person.account, &route, Subject::default(), budget)?;
+        let query = [v1::person_query(&person.person)].into_iter().chain(v1::page_query(size, cursor));
+        request.url.query_pairs_mut().extend_pairs(query);
+        v1::conversations(&self.http.send(request).await?)
+    }
+
+    /// Prepares the addition of a participant: pure.
+    pub fn prepare_create(
         &self,
         conversation: &Conversation,
         create: &Create,
         budget: Budget,
-    ) -> Result<Participant, Error> {
+    ) -> Result<Prepared, Error> {
         let mut request = self.request(Operation::Create, conversation, None, budget)?;
         request.webhook_enabled = create.webhook_enabled;
         request.body = Some(match conversation.version {
             ApiVersion::V1 => v1::create_body(&create.participant),
             ApiVersion::V2 => v2::create_body(&create.participant),
         });
-        self.participant(request).await
+        Ok(Prepared { request: Some(request) })
     }
 
     /// Whether an update has to know what is there: v2 writes the whole, v1 compares addresses part by part.
@@ -202,36 +232,39 @@ impl Twilio {
     }
 
     /// Prepares an update: pure, and it fails where the version cannot make the change from `current` to what is asked.
-    /// `current` must be told where [`Self::needs_current`] says so.
-    pub fn prepare(
+    /// `current` must be told where [`Self::needs_current`] says so. The key must hold an id, not an identity.
+    pub fn prepare_update(
         &self,
         key: &ParticipantKey,
         update: &Update,
         current: Option<&Participant>,
+        budget: Budget,
     ) -> Result<Prepared, Error> {
-        let body = match key.conversation.version {
+        let version = key.conversation.version;
+        let body = match version {
             ApiVersion::V1 => v1::update_body(update, current),
             ApiVersion::V2 => v2::update_body(update, current),
         };
         let unsupported = |violations| Error {
             operation: Operation::Update,
-            version: key.conversation.version,
+            version,
             cause: Cause::Unsupported(violations),
         };
-        Ok(Prepared { body: body.map_err(unsupported)?, webhook_enabled: update.webhook_enabled })
+        let Some(body) = body.map_err(unsupported)? else {
+            return Ok(Prepared { request: None });
+        };
+        let mut request = self.request(Operation::Update, &key.conversation, Some(&key.id), budget)?;
+        request.webhook_enabled = update.webhook_enabled;
+        request.body = Some(body);
+        Ok(Prepared { request: Some(request) })
     }
 
-    /// Sends a prepared update. The key must hold an id, not an identity.
-    pub async fn update(
-        &self,
-        key: &ParticipantKey,
-        prepared: Prepared,
-        budget: Budget,
-    ) -> Result<Participant, Error> {
-        let mut request = self.request(Operation::Update, &key.conversation, Some(&key.id), budget)?;
-        request.webhook_enabled = prepared.webhook_enabled;
-        request.body = prepared.body;
-        self.participant(request).await
+    /// Sends a prepared write; `None` where there is nothing to send.
+    pub async fn write(&self, prepared: Prepared) -> Result<Option<Participant>, Error> {
+        match prepared.request {
+            None => Ok(None),
+            Some(request) => self.participant(request).await.map(Some),
+        }
     }
 
     /// Removes a participant of a v1 conversation; v2 has no such request. The key must hold a SID, not an identity.
@@ -254,6 +287,7 @@ impl Twilio {
         }
     }
 
+    /// A request about a conversation's participants, or one of them.
     fn request(
         &self,
         operation: Operation,
@@ -266,15 +300,27 @@ impl Twilio {
             ApiVersion::V1 => v1::route(conversation, participant),
             ApiVersion::V2 => v2::route(conversation, participant),
         };
+        let subject = Subject::new(&conversation.id, participant);
+        self.request_on((operation, version), &conversation.account, &route, subject, budget)
+    }
+
+    fn request_on(
+        &self,
+        (operation, version): (Operation, ApiVersion),
+        account: &AccountId,
+        route: &Route<'_>,
+        subject: Subject,
+        budget: Budget,
+    ) -> Result<Request, Error> {
         let method = match (operation, version) {
-            (Operation::Fetch | Operation::List, _) => Method::GET,
+            (Operation::Fetch | Operation::List | Operation::ListConversations, _) => Method::GET,
             (Operation::Create, _) | (Operation::Update, ApiVersion::V1) => Method::POST,
             (Operation::Update, ApiVersion::V2) => Method::PUT,
             (Operation::Delete, _) => Method::DELETE,
         };
         let unsupported =
             |violation| Error { operation, version, cause: Cause::Unsupported(vec![violation]) };
-        let endpoint = self.accounts.get(&conversation.account);
+        let endpoint = self.accounts.get(account);
         let endpoint = endpoint.expect("requests and clients come from one set of accounts");
         let base = match version {
             ApiVersion::V1 => &endpoint.v1_url,
@@ -282,7 +328,6 @@ impl Twilio {
         };
         let url = http::url(base, &route.segments).map_err(unsupported)?;
         let authorization = endpoint.authorization.clone();
-        let subject = Subject::new(&conversation.id, participant);
         Ok(Request::new((operation, version), subject, (method, url), route.template, authorization, budget))
     }
 }
@@ -293,18 +338,4 @@ struct Route<'a> {
     segments: Vec<&'a str>,
     /// The path with placeholders.
     template: &'static str,
-}
-
-/// An update that only has to be sent.
-pub struct Prepared {
-    /// `None`: nothing differs, so nothing is sent.
-    body: Option<http::Body>,
-    webhook_enabled: Option<bool>,
-}
-
-impl Prepared {
-    /// Whether the participant already is as the update wants it.
-    pub fn is_no_change(&self) -> bool {
-        self.body.is_none()
-    }
 }

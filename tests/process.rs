@@ -281,7 +281,7 @@ fn create(identity: &str) -> CreateParticipantRequest {
     CreateParticipantRequest {
         conversation: conversation(V1_CONVERSATION),
         participant: Some(Participant { addresses: vec![address], ..Default::default() }),
-        webhook_enabled: None,
+        ..Default::default()
     }
 }
 
@@ -485,7 +485,7 @@ async fn the_commands_that_it_prints_work_as_they_stand() {
                     update_mask: Some(prost_types::FieldMask {
                         paths: vec![text(&request["update_mask"]["paths"][0])],
                     }),
-                    webhook_enabled: None,
+                    ..Default::default()
                 };
                 client.update_participant(update).await.map(|_| ())
             }
@@ -585,7 +585,7 @@ async fn a_failed_call_is_one_json_line_and_nothing_of_the_caller_is_in_it() {
             }],
             ..Default::default()
         }),
-        webhook_enabled: None,
+        ..Default::default()
     };
     client.create_participant(named()).await.unwrap();
     note(client.create_participant(named()).await.unwrap_err());

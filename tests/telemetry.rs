@@ -423,6 +423,7 @@ async fn plant(process: &mut Process) -> Vec<Status> {
             conversation: conversation.clone(),
             participant: Some(participant.clone()),
             webhook_enabled: None,
+            ..Default::default()
         };
         let created =
             client.create_participant(create.clone()).await.unwrap().into_inner().participant.unwrap();

@@ -1,15 +1,16 @@
-//! How often a conversation was forgotten: the part of a key that makes what was loaded before unreachable.
+//! How often something was forgotten: the part of a key that makes what was loaded before unreachable.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::ids::{AccountId, Segment};
+use super::Scope;
+use crate::ids::{AccountId, Conversation, Person, PersonKey, Segment};
 
-/// Conversations share a generation with others by hash. Two that collide cost each other spare loads, nothing else.
+/// Scopes share a generation with others by hash. Two that collide cost each other spare loads, nothing else.
 const STRIPES: usize = 4096;
 
-/// Counts what was forgotten, per stripe of conversations and for all. The service takes no part in the stripe: not every
-/// tale of a change tells it.
+/// Counts what was forgotten, per stripe and for all. The service takes no part in the stripe: not every tale of a change
+/// tells it.
 pub(super) struct Generations {
     hasher: RandomState,
     stripes: Box<[AtomicU64]>,
@@ -24,24 +25,54 @@ impl Default for Generations {
 }
 
 impl Generations {
-    fn stripe(&self, account: &AccountId, conversation_id: &Segment) -> &AtomicU64 {
-        let hash = self.hasher.hash_one((account, conversation_id));
+    fn stripe(&self, scope: impl Hash) -> &AtomicU64 {
+        let hash = self.hasher.hash_one(scope);
         // The remainder is below the number of stripes, which is far below either integer's bound.
         &self.stripes[(hash % STRIPES as u64) as usize]
     }
 
-    pub(super) fn of(&self, account: &AccountId, conversation_id: &Segment) -> u64 {
-        self.stripe(account, conversation_id).load(Ordering::SeqCst)
+    pub(super) fn of(&self, scope: &Scope) -> u64 {
+        match scope {
+            Scope::Conversation(Conversation { account, id, .. }) => count(self.conversation(account, id)),
+            // Neither count ever falls, so the sum changes whenever one of them does.
+            Scope::Person(PersonKey { account, person, .. }) => {
+                count(self.person(account, person)).wrapping_add(count(self.people(account)))
+            }
+        }
+    }
+
+    fn conversation(&self, account: &AccountId, id: &Segment) -> &AtomicU64 {
+        self.stripe((account, id))
+    }
+
+    fn person(&self, account: &AccountId, person: &Person) -> &AtomicU64 {
+        self.stripe((account, person))
+    }
+
+    fn people(&self, account: &AccountId) -> &AtomicU64 {
+        self.stripe((account, "every person"))
     }
 
     pub(super) fn all(&self) -> u64 {
-        self.all.load(Ordering::SeqCst)
+        count(&self.all)
+    }
+
+    pub(super) fn forget(&self, account: &AccountId, conversation_id: &Segment) {
+        self.count_up(self.conversation(account, conversation_id));
+    }
+
+    pub(super) fn forget_person(&self, account: &AccountId, person: &Person) {
+        self.count_up(self.person(account, person));
+    }
+
+    pub(super) fn forget_people(&self, account: &AccountId) {
+        self.count_up(self.people(account));
     }
 
     /// `all` before the stripe: a load that sees the stripe's new generation must also see that something was forgotten.
-    pub(super) fn forget(&self, account: &AccountId, conversation_id: &Segment) {
+    fn count_up(&self, stripe: &AtomicU64) {
         self.all.fetch_add(1, Ordering::SeqCst);
-        self.stripe(account, conversation_id).fetch_add(1, Ordering::SeqCst);
+        stripe.fetch_add(1, Ordering::SeqCst);
     }
 
     pub(super) fn forget_all(&self) {
@@ -50,4 +81,8 @@ impl Generations {
             stripe.fetch_add(1, Ordering::SeqCst);
         }
     }
+}
+
+fn count(stripe: &AtomicU64) -> u64 {
+    stripe.load(Ordering::SeqCst)
 }

@@ -29,7 +29,7 @@ fn conversation(account: char, id: &str) -> Conversation {
 }
 
 fn alice(cache: &Cache<String>, conversation: &Conversation) -> Key {
-    cache.key(conversation, Item::Participant(Segment::parse("alice").unwrap()))
+    cache.key(Scope::Conversation(conversation.clone()), Item::Participant(Segment::parse("alice").unwrap()))
 }
 
 async fn get(cache: &Cache<String>, key: Key, value: &'static str) -> (String, CacheStatus) {
@@ -166,7 +166,7 @@ async fn keys_that_look_alike_when_joined_are_distinct() {
     let pairs = [("a:b", "c"), ("a", "b:c")];
     for (id, participant) in pairs {
         let item = Item::Participant(Segment::parse(participant).unwrap());
-        let key = cache.key(&conversation('1', id), item);
+        let key = cache.key(Scope::Conversation(conversation('1', id)), item);
         assert_eq!(get(&cache, key, id).await, (id.into(), CacheStatus::Miss));
     }
 }

@@ -11,17 +11,24 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::ids::{
-    Accounts, ApiVersion, Conversation, Field, ParticipantKey, Segment, ServiceId, is_v2_id, route,
+    AccountId, Accounts, ApiVersion, Conversation, Field, ParticipantKey, Person, PersonKey, RequestId,
+    Segment, ServiceId, is_v2_id, route,
 };
-use crate::participants::{Create, Cursor, PageTokens, Update, max_page_size};
+use crate::participants::{
+    Create, Cursor, Error, Listed, MAX_CONVERSATIONS_PAGE_SIZE, PageTokens, Update, is_set, max_page_size,
+};
 use crate::proto::{self, ConversationRef, ReadOptions};
 
 use super::status::Reason;
 use check::{Check, Refused};
 use mask::Mask;
-use participant::{cannot_carry, is_set, required_participant, value};
+use participant::{cannot_carry, value};
+use text::text;
 
 const DEFAULT_PAGE_SIZE: u32 = 50;
+const MAX_BATCH: usize = 100;
+/// "Conversations limits": identity and address, 256 characters.
+const MAX_PERSON_CHARS: usize = 256;
 
 pub(super) struct Get {
     pub(super) key: ParticipantKey,
@@ -33,6 +40,34 @@ pub(super) struct List {
     pub(super) size: u32,
     pub(super) cursor: Cursor,
     pub(super) max_age: Option<Duration>,
+}
+
+pub(super) struct BatchGet {
+    pub(super) conversation: Conversation,
+    pub(super) ids: Vec<Segment>,
+    pub(super) max_age: Option<Duration>,
+    pub(super) partial: bool,
+}
+
+pub(super) struct ListConversations {
+    /// Fails for v2, which cannot tell.
+    pub(super) person: Result<PersonKey, Error>,
+    pub(super) size: u32,
+    pub(super) cursor: Cursor,
+    pub(super) max_age: Option<Duration>,
+}
+
+pub(super) struct Created {
+    pub(super) conversation: Conversation,
+    pub(super) create: Create,
+    pub(super) request_id: Option<RequestId>,
+    pub(super) validate_only: bool,
+}
+
+pub(super) struct Updated {
+    pub(super) key: ParticipantKey,
+    pub(super) update: Update,
+    pub(super) validate_only: bool,
 }
 
 pub(super) struct Stream {
@@ -49,7 +84,7 @@ pub(super) fn get(request: proto::GetParticipantRequest, accounts: &Accounts) ->
     let proto::GetParticipantRequest { conversation, participant_id, read_options } = request;
     let mut check = Check::default();
     let conversation = self::conversation(&mut check, conversation, accounts);
-    let id = self::participant_id(&mut check, &participant_id);
+    let id = self::participant_id(&mut check, "participant_id", &participant_id);
     let max_age = max_age(&mut check, read_options);
     check.done(key(conversation, id).map(|key| Get { key, max_age }))
 }
@@ -62,19 +97,74 @@ pub(super) fn list(
     let proto::ListParticipantsRequest { conversation, page_size, page_token, read_options } = request;
     let mut check = Check::default();
     let conversation = self::conversation(&mut check, conversation, accounts);
-    let size = self::page_size(&mut check, page_size, conversation.as_ref());
-    let cursor = conversation.as_ref().and_then(|conversation| {
-        let cursor = page_tokens.open(conversation, &page_token).ok();
-        if cursor.is_none() {
-            let text =
-                "must be next_page_token or previous_page_token of this conversation's list, unchanged";
-            check.refuse_as(Reason::InvalidPageToken, "page_token", text);
-        }
-        cursor
-    });
+    let size = self::page_size(&mut check, page_size, max_page_size_of(conversation.as_ref()));
+    let cursor = conversation.as_ref().and_then(|list| cursor(&mut check, page_tokens, list, &page_token));
     let max_age = max_age(&mut check, read_options);
     let list = conversation.zip(cursor);
     check.done(list.map(|(conversation, cursor)| List { conversation, size, cursor, max_age }))
+}
+
+pub(super) fn batch_get(
+    request: proto::BatchGetParticipantsRequest,
+    accounts: &Accounts,
+) -> Result<BatchGet, Refused> {
+    let proto::BatchGetParticipantsRequest {
+        conversation,
+        participant_ids,
+        read_options,
+        return_partial_success: partial,
+    } = request;
+    let mut check = Check::default();
+    let conversation = self::conversation(&mut check, conversation, accounts);
+    let ids = participant_ids.iter().take(MAX_BATCH).enumerate();
+    let ids: Vec<Segment> = ids
+        .filter_map(|(at, id)| self::participant_id(&mut check, &format!("participant_ids[{at}]"), id))
+        .collect();
+    if !(1..=MAX_BATCH).contains(&participant_ids.len()) {
+        check.refuse("participant_ids", format!("must be from 1 to {MAX_BATCH}"));
+    }
+    let max_age = max_age(&mut check, read_options);
+    check.done(conversation.map(|conversation| BatchGet { conversation, ids, max_age, partial }))
+}
+
+pub(super) fn list_conversations(
+    request: proto::ListParticipantConversationsRequest,
+    accounts: &Accounts,
+    page_tokens: &PageTokens,
+) -> Result<ListConversations, Refused> {
+    let proto::ListParticipantConversationsRequest {
+        account_id,
+        service_id,
+        api_version,
+        identity,
+        address,
+        page_size,
+        page_token,
+        read_options,
+    } = request;
+    let mut check = Check::default();
+    let account = account(&mut check, "account_id", &account_id, accounts);
+    let max_age = max_age(&mut check, read_options);
+    let size = self::page_size(&mut check, page_size, MAX_CONVERSATIONS_PAGE_SIZE);
+    let person = person(&mut check, &identity, &address);
+    let version = match proto::ApiVersion::try_from(api_version) {
+        Ok(proto::ApiVersion::Unspecified | proto::ApiVersion::V1) => Some(ApiVersion::V1),
+        Ok(proto::ApiVersion::V2) => Some(ApiVersion::V2),
+        Err(_) => {
+            check.refuse("api_version", "is no version that this gateway knows");
+            None
+        }
+    };
+    check.version = version;
+    let service = service(&mut check, "service_id", &service_id);
+    if version == Some(ApiVersion::V2) {
+        let (person, cursor) = (Err(Error::NotSupported), Cursor::default());
+        return check.done(Some(ListConversations { person, size, cursor, max_age }));
+    }
+    let person = person.map(|person| PersonKey { account, service, person });
+    let cursor = person.as_ref().and_then(|list| cursor(&mut check, page_tokens, list, &page_token));
+    let list = person.zip(cursor);
+    check.done(list.map(|(person, cursor)| ListConversations { person: Ok(person), size, cursor, max_age }))
 }
 
 pub(super) fn stream(
@@ -84,19 +174,32 @@ pub(super) fn stream(
     let proto::StreamParticipantsRequest { conversation, page_size } = request;
     let mut check = Check::default();
     let conversation = self::conversation(&mut check, conversation, accounts);
-    let size = self::page_size(&mut check, page_size, conversation.as_ref());
+    let size = self::page_size(&mut check, page_size, max_page_size_of(conversation.as_ref()));
     check.done(conversation.map(|conversation| Stream { conversation, size }))
 }
 
 pub(super) fn create(
     request: proto::CreateParticipantRequest,
     accounts: &Accounts,
-) -> Result<(Conversation, Create), Refused> {
-    let proto::CreateParticipantRequest { conversation, participant, webhook_enabled } = request;
+) -> Result<Created, Refused> {
+    let proto::CreateParticipantRequest {
+        conversation,
+        participant,
+        webhook_enabled,
+        request_id,
+        validate_only,
+    } = request;
     let mut check = Check::default();
     let conversation = self::conversation(&mut check, conversation, accounts);
-    let participant = required_participant(&mut check, participant);
+    match &participant {
+        None => check.refuse("participant", "is required"),
+        Some(participant) if !participant.etag.is_empty() => {
+            check.refuse("participant.etag", "has nothing to be compared with in a create; leave it empty");
+        }
+        Some(_) => {}
+    }
     webhook(&mut check, webhook_enabled);
+    let request_id = self::request_id(&mut check, &request_id);
     if let (Some(version), Some(participant)) = (check.version, &participant) {
         for field in Field::ALL.into_iter().filter(|field| is_set(*field, participant)) {
             if field.in_create(version) {
@@ -110,28 +213,32 @@ pub(super) fn create(
         }
         check.extend(addresses::create_violations(&participant.addresses, version));
     }
-    check.done(
-        conversation
-            .zip(participant)
-            .map(|(conversation, participant)| (conversation, Create { participant, webhook_enabled })),
-    )
+    check.done(conversation.zip(participant).map(|(conversation, participant)| Created {
+        conversation,
+        create: Create { participant, webhook_enabled },
+        request_id,
+        validate_only,
+    }))
 }
 
 pub(super) fn update(
     request: proto::UpdateParticipantRequest,
     accounts: &Accounts,
-) -> Result<(ParticipantKey, Update), Refused> {
+) -> Result<Updated, Refused> {
     let proto::UpdateParticipantRequest {
         conversation,
         participant_id,
         participant,
         update_mask,
         webhook_enabled,
+        validate_only,
     } = request;
     let mut check = Check::default();
     let conversation = self::conversation(&mut check, conversation, accounts);
-    let id = self::participant_id(&mut check, &participant_id);
-    let participant = required_participant(&mut check, participant);
+    let id = self::participant_id(&mut check, "participant_id", &participant_id);
+    if participant.is_none() {
+        check.refuse("participant", "is required");
+    }
     let mask = Mask::parse(&mut check, update_mask.as_ref());
     webhook(&mut check, webhook_enabled);
     let mut fields = BTreeSet::new();
@@ -143,8 +250,11 @@ pub(super) fn update(
             value(&mut check, field, participant, version);
         }
     }
-    let update = key(conversation, id).zip(participant);
-    check.done(update.map(|(key, participant)| (key, Update { participant, fields, webhook_enabled })))
+    check.done(key(conversation, id).zip(participant).map(|(key, participant)| Updated {
+        key,
+        update: Update { participant, fields, webhook_enabled },
+        validate_only,
+    }))
 }
 
 pub(super) fn delete(
@@ -154,7 +264,7 @@ pub(super) fn delete(
     let proto::DeleteParticipantRequest { conversation, participant_id, webhook_enabled } = request;
     let mut check = Check::default();
     let conversation = self::conversation(&mut check, conversation, accounts);
-    let id = self::participant_id(&mut check, &participant_id);
+    let id = self::participant_id(&mut check, "participant_id", &participant_id);
     check.done(key(conversation, id).map(|key| Delete { key, webhook_enabled }))
 }
 
@@ -169,30 +279,54 @@ fn conversation(
         check.refuse("conversation", "is required");
         return None;
     };
-    let account = accounts.resolve(&account_id).unwrap_or_else(|| {
-        check.refuse_as(
-            Reason::AccountUnknown,
-            "conversation.account_id",
-            "is not an account of this gateway",
-        );
-        // So that the rest can be checked, too.
-        accounts.default_account()
-    });
+    let account = account(check, "conversation.account_id", &account_id, accounts);
     let id = check.take("conversation.conversation_id", Segment::parse(&conversation_id));
     let version = id.as_ref().and_then(|id| version(check, id, api_version));
     check.version = version;
-    let service = match service_id.as_str() {
+    let service = service(check, "conversation.service_id", &service_id);
+    Some(Conversation { account, service, version: version?, id: id? })
+}
+
+fn account(check: &mut Check, field: &str, account_id: &str, accounts: &Accounts) -> AccountId {
+    accounts.resolve(account_id).unwrap_or_else(|| {
+        check.refuse_as(Reason::AccountUnknown, field, "is not an account of this gateway");
+        // So that the rest can be checked, too.
+        accounts.default_account()
+    })
+}
+
+fn service(check: &mut Check, field: &str, service_id: &str) -> Option<ServiceId> {
+    match service_id {
         "" => None,
-        _ if version == Some(ApiVersion::V2) => {
-            check.refuse("conversation.service_id", "v2 has no services; leave it empty");
+        _ if check.version == Some(ApiVersion::V2) => {
+            check.refuse(field, "v2 has no services; leave it empty");
             None
         }
-        text => {
-            let service = ServiceId::parse(text).ok_or("must be `IS` and 32 hex digits");
-            check.take("conversation.service_id", service)
+        text => check.take(field, ServiceId::parse(text).ok_or("must be `IS` and 32 hex digits")),
+    }
+}
+
+fn person(check: &mut Check, identity: &str, address: &str) -> Option<Person> {
+    let (field, value) = match (identity.is_empty(), address.is_empty()) {
+        (false, true) => ("identity", identity),
+        (true, false) => ("address", address),
+        (true, true) | (false, false) => {
+            check.refuse("identity", "is required, or address is, and not both");
+            return None;
         }
     };
-    Some(Conversation { account, service, version: version?, id: id? })
+    check.take(field, text(value, MAX_PERSON_CHARS))?;
+    let person = if address.is_empty() { Person::Identity } else { Person::Address };
+    Some(person(value.into()))
+}
+
+fn request_id(check: &mut Check, text: &str) -> Option<RequestId> {
+    if text.is_empty() {
+        return None;
+    }
+    let text = RequestId::parse(text)
+        .ok_or("must be a UUID such as 7c9e6679-7425-40de-944b-e07fc1f90ae7, and not the nil one");
+    check.take("request_id", text)
 }
 
 fn version(check: &mut Check, id: &Segment, api_version: i32) -> Option<ApiVersion> {
@@ -216,10 +350,10 @@ fn version(check: &mut Check, id: &Segment, api_version: i32) -> Option<ApiVersi
     }
 }
 
-fn participant_id(check: &mut Check, text: &str) -> Option<Segment> {
-    let id = check.take("participant_id", Segment::parse(text))?;
+fn participant_id(check: &mut Check, field: &str, text: &str) -> Option<Segment> {
+    let id = check.take(field, Segment::parse(text))?;
     if check.version == Some(ApiVersion::V2) && !is_v2_id(id.as_str()) {
-        check.refuse("participant_id", "of v2 must be letters, digits, `_` and `-`, at most 128");
+        check.refuse(field, "of v2 must be letters, digits, `_` and `-`, at most 128");
     }
     Some(id)
 }
@@ -228,8 +362,25 @@ fn key(conversation: Option<Conversation>, id: Option<Segment>) -> Option<Partic
     Some(ParticipantKey { conversation: conversation?, id: id? })
 }
 
-fn page_size(check: &mut Check, size: i32, conversation: Option<&Conversation>) -> u32 {
-    let max = conversation.map_or(DEFAULT_PAGE_SIZE, |conversation| max_page_size(conversation.version));
+fn max_page_size_of(conversation: Option<&Conversation>) -> u32 {
+    conversation.map_or(DEFAULT_PAGE_SIZE, |conversation| max_page_size(conversation.version))
+}
+
+fn cursor<'a>(
+    check: &mut Check,
+    page_tokens: &PageTokens,
+    list: impl Into<Listed<'a>>,
+    page_token: &str,
+) -> Option<Cursor> {
+    let cursor = page_tokens.open(list, page_token).ok();
+    if cursor.is_none() {
+        let text = "must be a token that an answer for this very list gave, unchanged";
+        check.refuse_as(Reason::InvalidPageToken, "page_token", text);
+    }
+    cursor
+}
+
+fn page_size(check: &mut Check, size: i32, max: u32) -> u32 {
     match u32::try_from(size) {
         Ok(0) => DEFAULT_PAGE_SIZE,
         Ok(size) => size.min(max),

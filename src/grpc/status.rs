@@ -11,6 +11,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::ids::{self, ApiVersion, Violation};
 use crate::participants;
+use crate::proto::RequestFailure;
 use crate::twilio::{self, Broken, Cause, Operation, Problem};
 
 pub use table::{On, Reason, Row, TABLE};
@@ -43,6 +44,31 @@ pub(super) fn plain(reason: Reason) -> Status {
 
 /// The status of a failed call about a conversation of this version.
 pub(super) fn of(error: &participants::Error, version: ApiVersion) -> Status {
+    failure(error, version).into_status()
+}
+
+/// The status of a batch that ends with the failure of its part at `index`.
+pub(super) fn of_batch(error: &participants::Error, version: ApiVersion, index: i32) -> Status {
+    let mut failure = failure(error, version);
+    failure.message.push_str(&format!("; it is participant_ids[{index}]"));
+    failure.about("index", Some(index));
+    failure.into_status()
+}
+
+/// The same failure as a part of the batch's answer.
+pub(super) fn of_part(error: &participants::Error, version: ApiVersion) -> RequestFailure {
+    let Failure { row, message, details, .. } = failure(error, version);
+    let delay = details.retry_info().and_then(|info| info.retry_delay);
+    RequestFailure {
+        code: row.code.into(),
+        reason: row.reason.as_str().to_owned(),
+        message: bounded(message),
+        // A wait is at most an hour.
+        retry_delay: delay.and_then(|delay| delay.try_into().ok()),
+    }
+}
+
+fn failure(error: &participants::Error, version: ApiVersion) -> Failure {
     let mut failure = match error {
         participants::Error::Upstream(error) => of_upstream(error),
         participants::Error::Deadline { sent } => {
@@ -59,6 +85,19 @@ pub(super) fn of(error: &participants::Error, version: ApiVersion) -> Status {
             failure.message.push_str(": its pages do not end");
             failure
         }
+        participants::Error::EtagMismatch => Failure::new(row(Reason::EtagMismatch)),
+        participants::Error::RequestIdReused => {
+            let mut failure = Failure::new(row(Reason::InvalidRequest));
+            let text =
+                "came with another request within the last 10 minutes: every create needs an id of its own";
+            failure.violations(&[Violation::new("request_id", text)]);
+            failure
+        }
+        participants::Error::Exists { participant_id } => {
+            let mut failure = Failure::new(row(Reason::ParticipantExists));
+            failure.conflict(if ids::is_public(participant_id) { participant_id } else { "" });
+            failure
+        }
         participants::Error::Bug => {
             // A write may have been sent, and no repetition mends a bug.
             let mut failure = Failure::new(row(Reason::Internal));
@@ -67,7 +106,7 @@ pub(super) fn of(error: &participants::Error, version: ApiVersion) -> Status {
         }
     };
     failure.about("api_version", Some(version));
-    failure.into_status()
+    failure
 }
 
 fn of_upstream(error: &twilio::Error) -> Failure {
@@ -199,11 +238,16 @@ impl Failure {
     }
 
     fn into_status(self) -> Status {
-        let Self { row, mut message, about, mut details, metadata } = self;
-        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+        let Self { row, message, about, mut details, metadata } = self;
+        let message = bounded(message);
         details.set_error_info(row.reason.as_str(), DOMAIN, about);
         Status::with_error_details_and_metadata(row.code, message, details, metadata)
     }
+}
+
+fn bounded(mut message: String) -> String {
+    message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+    message
 }
 
 #[cfg(test)]

@@ -21,6 +21,11 @@ impl Agreement {
         sent.map(|_| ()).map_err(|_| Error::Deadline { sent: false })
     }
 
+    /// Fails where nobody waits for the write any more.
+    pub(super) fn still_wanted(&self) -> Result<(), Error> {
+        if self.0.load(Ordering::SeqCst) == GIVEN_UP { Err(Error::Deadline { sent: false }) } else { Ok(()) }
+    }
+
     /// Called when the caller leaves; tells whether that was too late, and the write goes on without anyone to tell.
     pub(super) fn give_up(&self) -> bool {
         if self.0.compare_exchange(OPEN, GIVEN_UP, Ordering::SeqCst, Ordering::SeqCst) == Err(SENT) {

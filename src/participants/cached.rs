@@ -3,25 +3,25 @@
 use std::sync::Arc;
 
 use crate::ids::{Segment, is_sid};
-use crate::proto::{Message as _, Participant};
+use crate::proto::{Message, Participant, ParticipantConversation};
 use crate::twilio;
 
 /// What the cache holds.
 #[derive(Clone)]
 pub(super) enum Cached {
     Participant(Arc<Participant>),
-    Page(Arc<twilio::Page>),
+    Page(Arc<twilio::Page<Participant>>),
+    Conversations(Arc<twilio::Page<ParticipantConversation>>),
     /// Twilio said that there is none.
     Missing(Arc<twilio::Error>),
 }
 
 impl Cached {
     pub(super) fn weight(&self) -> u32 {
-        // The encoded size tells the texts; the struct around them is added.
-        let of = |participant: &Participant| participant.encoded_len() + size_of::<Participant>();
         let bytes = match self {
-            Self::Participant(participant) => of(participant),
-            Self::Page(page) => page.participants.iter().map(of).sum(),
+            Self::Participant(participant) => bytes(participant.as_ref()),
+            Self::Page(page) => page.items.iter().map(bytes).sum(),
+            Self::Conversations(page) => page.items.iter().map(bytes).sum(),
             Self::Missing(_) => size_of::<twilio::Error>(),
         };
         u32::try_from(bytes).unwrap_or(u32::MAX)
@@ -35,11 +35,16 @@ impl Cached {
     pub(super) fn conversation_id(&self) -> Option<Segment> {
         let told = match self {
             Self::Participant(participant) => Some(participant.as_ref()),
-            Self::Page(page) => page.participants.first(),
-            Self::Missing(_) => None,
+            Self::Page(page) => page.items.first(),
+            Self::Conversations(_) | Self::Missing(_) => None,
         };
         sid_of(told?)
     }
+}
+
+/// The encoded size tells the texts; the struct around them is added.
+fn bytes<M: Message>(message: &M) -> usize {
+    message.encoded_len() + size_of::<M>()
 }
 
 pub(super) fn sid_of(participant: &Participant) -> Option<Segment> {

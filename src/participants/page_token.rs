@@ -11,7 +11,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use crate::ids::{AccountId, Conversation, ServiceId};
+use crate::ids::{AccountId, Conversation, Person, PersonKey, ServiceId};
 use crate::twilio::Cursor;
 
 const TAG_BYTES: usize = 16;
@@ -47,17 +47,17 @@ impl PageTokens {
         Self { keys: secrets.into_iter().map(derive).collect() }
     }
 
-    /// A token for the page of `conversation` that begins at `cursor`.
-    pub fn seal(&self, conversation: &Conversation, cursor: &Cursor) -> String {
+    /// A token for the page of `list` that begins at `cursor`.
+    pub fn seal<'a>(&self, list: impl Into<Listed<'a>>, cursor: &Cursor) -> String {
         let body = format!("{}\n{}", cursor.page, cursor.token);
-        let tag = self.mac(conversation, body.as_bytes()).finalize().into_bytes();
+        let tag = self.mac(list.into(), body.as_bytes()).finalize().into_bytes();
         let mut sealed = tag[..TAG_BYTES].to_vec();
         sealed.extend_from_slice(body.as_bytes());
         BASE64_URL_SAFE_NO_PAD.encode(sealed)
     }
 
     /// Where the page begins; the empty token is the first page.
-    pub fn open(&self, conversation: &Conversation, token: &str) -> Result<Cursor, InvalidPageToken> {
+    pub fn open<'a>(&self, list: impl Into<Listed<'a>>, token: &str) -> Result<Cursor, InvalidPageToken> {
         if token.is_empty() {
             return Ok(Cursor::default());
         }
@@ -67,19 +67,64 @@ impl PageTokens {
         let sealed = BASE64_URL_SAFE_NO_PAD.decode(token).map_err(|_| InvalidPageToken)?;
         let (tag, body) = sealed.split_at_checked(TAG_BYTES).ok_or(InvalidPageToken)?;
         // In constant time, as the crate promises.
-        self.mac(conversation, body).verify_truncated_left(tag).map_err(|_| InvalidPageToken)?;
+        self.mac(list.into(), body).verify_truncated_left(tag).map_err(|_| InvalidPageToken)?;
         let body = std::str::from_utf8(body).map_err(|_| InvalidPageToken)?;
         let (page, token) = body.split_once('\n').ok_or(InvalidPageToken)?;
         Ok(Cursor { page: page.into(), token: token.into() })
     }
 
-    fn mac(&self, conversation: &Conversation, body: &[u8]) -> HmacSha256 {
-        let Conversation { account, service, version, id } = conversation;
-        let key = self.keys.get(account).expect("keys and conversations come from one set of accounts");
-        let service = service.as_ref().map(ServiceId::as_str).unwrap_or_default();
-        let parts = ["ListParticipants", account.as_str(), service, version.as_str(), id.as_str()];
-        let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).chain([body]).collect();
+    fn mac(&self, list: Listed<'_>, body: &[u8]) -> HmacSha256 {
+        let key = self.keys.get(list.account()).expect("keys and lists come from one set of accounts");
+        let parts: Vec<&[u8]> = list.parts().iter().map(|part| part.as_bytes()).chain([body]).collect();
         mac(key, &parts)
+    }
+}
+
+/// A list that has pages.
+#[derive(Clone, Copy, Debug)]
+pub enum Listed<'a> {
+    /// The participants of a conversation.
+    Participants(&'a Conversation),
+    /// The conversations of a person.
+    Conversations(&'a PersonKey),
+}
+
+impl<'a> From<&'a Conversation> for Listed<'a> {
+    fn from(conversation: &'a Conversation) -> Self {
+        Self::Participants(conversation)
+    }
+}
+
+impl<'a> From<&'a PersonKey> for Listed<'a> {
+    fn from(person: &'a PersonKey) -> Self {
+        Self::Conversations(person)
+    }
+}
+
+impl<'a> Listed<'a> {
+    fn account(self) -> &'a AccountId {
+        match self {
+            Self::Participants(conversation) => &conversation.account,
+            Self::Conversations(person) => &person.account,
+        }
+    }
+
+    /// All that a token is bound to, the RPC first.
+    fn parts(self) -> [&'a str; 5] {
+        let service =
+            |service: &'a Option<ServiceId>| service.as_ref().map(ServiceId::as_str).unwrap_or_default();
+        match self {
+            Self::Participants(Conversation { account, service: of, version, id }) => {
+                ["ListParticipants", account.as_str(), service(of), version.as_str(), id.as_str()]
+            }
+            Self::Conversations(PersonKey { account, service: of, person }) => {
+                let (kind, text) = match person {
+                    Person::Identity(identity) => ("identity", identity),
+                    Person::Address(address) => ("address", address),
+                };
+                ["ListParticipantConversations", account.as_str(), service(of), kind, text]
+            }
+        }
     }
 }
 

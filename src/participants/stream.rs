@@ -85,8 +85,8 @@ impl Walk {
         let page = twilio.list(&self.conversation, self.size, &cursor, twilio.budget(self.deadline));
         let page = timeout_at(self.deadline, page).await.map_err(|_| Error::Deadline { sent: false })??;
         // An event of the call's span, below what the log shows.
-        debug!(page = self.seen.len(), participants = page.participants.len(), "page");
-        self.page = page.participants.into();
+        debug!(page = self.seen.len(), participants = page.items.len(), "page");
+        self.page = page.items.into();
         self.next = page.next;
         Ok(())
     }

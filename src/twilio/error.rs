@@ -16,7 +16,7 @@ pub const THROTTLED: &[i64] = &[20429, 50063, 50074];
 /// Twilio's codes for a participant or a conversation that is not there.
 const NOT_FOUND: &[i64] = &[20404, 50350, 50432];
 
-/// One of the five requests that Twilio knows.
+/// One of the six requests that Twilio knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// GET of one participant.
@@ -29,6 +29,8 @@ pub enum Operation {
     Update,
     /// DELETE.
     Delete,
+    /// GET of a page of a person's conversations.
+    ListConversations,
 }
 
 impl Operation {
@@ -36,7 +38,7 @@ impl Operation {
     /// another writer did in between.
     pub fn is_repeatable(self) -> bool {
         match self {
-            Self::Fetch | Self::List | Self::Delete => true,
+            Self::Fetch | Self::List | Self::Delete | Self::ListConversations => true,
             Self::Create | Self::Update => false,
         }
     }
@@ -161,6 +163,34 @@ impl Error {
             // The answer may be broken, but it is one.
             Cause::Cut(_) | Cause::TimedOut | Cause::Broken(_) => true,
             Cause::NotSent(_) | Cause::Unsupported(_) => false,
+        }
+    }
+
+    /// Whether only a read can tell what became of a write: it may have been processed, or it is v1's 404 on a create, which
+    /// Twilio also answers where it did add a participant who had been removed before (support article 50009103572635).
+    pub fn leaves_the_outcome_open(&self) -> bool {
+        match &self.cause {
+            Cause::Answered(problem) if problem.code == Some(20404) => {
+                self.operation == Operation::Create && self.version == ApiVersion::V1
+            }
+            Cause::Answered(_) | Cause::Cut(_) | Cause::TimedOut => {
+                self.may_have_been_processed() && !self.operation.is_repeatable()
+            }
+            // Of a broken answer only its text is in doubt.
+            Cause::Broken(_) | Cause::NotSent(_) | Cause::Unsupported(_) => false,
+        }
+    }
+
+    /// Whether Twilio is sure to have done nothing, for a reason that passes: the same write can be asked for again.
+    pub fn is_unprocessed(&self) -> bool {
+        match &self.cause {
+            Cause::NotSent(_) => true,
+            Cause::Answered(problem) => {
+                let is_refused_login =
+                    matches!(problem.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+                problem.is_unprocessed() || is_refused_login
+            }
+            Cause::Cut(_) | Cause::TimedOut | Cause::Broken(_) | Cause::Unsupported(_) => false,
         }
     }
 

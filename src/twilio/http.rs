@@ -2,12 +2,13 @@
 
 mod retry;
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::redirect;
 use tokio::time::{Instant, timeout_at};
@@ -51,10 +52,13 @@ struct History {
     may_have_been_processed: bool,
 }
 
+/// What a request carries.
 #[derive(Clone)]
-pub(super) enum Body {
-    Form(Bytes),
-    Json(Bytes),
+pub(super) struct Body {
+    pub(super) content_type: &'static str,
+    pub(super) bytes: Bytes,
+    /// The same as it may be shown: without PII.
+    pub(super) shown: Arc<str>,
 }
 
 impl Request {
@@ -80,6 +84,18 @@ impl Request {
             budget,
             history,
         }
+    }
+
+    /// The headers that say something about the request, but for the credentials.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (HeaderName, &'static str)> {
+        let webhook_enabled = self.webhook_enabled.map(|enabled| if enabled { "true" } else { "false" });
+        [
+            (ACCEPT, Some("application/json")),
+            (CONTENT_TYPE, self.body.as_ref().map(|body| body.content_type)),
+            (HeaderName::from_static("x-twilio-webhook-enabled"), webhook_enabled),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
     }
 
     fn error(&self, cause: Cause) -> Error {
@@ -117,6 +133,12 @@ impl Response {
         }
         let rest = |value| json.end().map(|()| value).map_err(|_| "text follows the JSON body".into());
         decoded.and_then(rest).map_err(|what| self.broken(what))
+    }
+
+    /// When Twilio answered, by its own clock where it tells that, to the second.
+    pub(super) fn answered_at(&self) -> SystemTime {
+        let date = self.headers.get(DATE).and_then(|date| date.to_str().ok());
+        date.and_then(|date| httpdate::parse_http_date(date).ok()).unwrap_or_else(SystemTime::now)
     }
 
     /// As if the delete whose answer was lost had been answered.
@@ -278,22 +300,18 @@ impl Attempt {
         let mut outgoing = self
             .client
             .request(request.method.clone(), request.url.clone())
-            .header(ACCEPT, "application/json")
             .header(AUTHORIZATION, request.authorization.clone());
-        if let Some(enabled) = request.webhook_enabled {
-            outgoing = outgoing.header("x-twilio-webhook-enabled", if enabled { "true" } else { "false" });
+        for (name, value) in request.headers() {
+            outgoing = outgoing.header(name, value);
         }
         if self.propagate_trace {
             let mut headers = HeaderMap::new();
             telemetry::inject_trace(&mut headers);
             outgoing = outgoing.headers(headers);
         }
-        match request.body.clone() {
+        match &request.body {
             None => outgoing,
-            Some(Body::Form(form)) => {
-                outgoing.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
-            }
-            Some(Body::Json(json)) => outgoing.header(CONTENT_TYPE, "application/json").body(json),
+            Some(body) => outgoing.body(body.bytes.clone()),
         }
     }
 

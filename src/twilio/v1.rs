@@ -1,8 +1,10 @@
 //! Conversations v1 ("classic"): form-encoded requests with PascalCase names, snake_case JSON answers, POST as update.
 
+mod conversations;
 mod read;
 mod write;
 
+pub(super) use conversations::{conversations, conversations_route, person_query};
 pub(super) use read::{page, participant};
 pub(super) use write::{create_body, update_body};
 

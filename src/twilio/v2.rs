@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use super::http::{Body, Response};
+use super::prepared::MASKED;
 use super::wire::{channel, optional_timestamp, participant_type, with_etag};
 use super::{Cursor, Page, Route, Update};
 use crate::ids::{Conversation, Field, Segment, Violation};
@@ -70,16 +71,17 @@ pub(super) fn participant(response: &Response) -> Result<proto::Participant, Err
     response.json().map(Participant::into_proto)
 }
 
-pub(super) fn page(response: &Response) -> Result<Page, Error> {
+pub(super) fn page(response: &Response) -> Result<Page<proto::Participant>, Error> {
     let Envelope { participants, meta } = response.json()?;
     let Meta { previous_token, next_token } = meta.unwrap_or_default();
     let cursor = |token: Option<String>| {
         token.filter(|token| !token.is_empty()).map(|token| Cursor { page: String::new(), token })
     };
     Ok(Page {
-        participants: participants.unwrap_or_default().into_iter().map(Participant::into_proto).collect(),
+        items: participants.unwrap_or_default().into_iter().map(Participant::into_proto).collect(),
         next: cursor(next_token),
         previous: cursor(previous_token),
+        answered_at: response.answered_at(),
     })
 }
 
@@ -162,11 +164,19 @@ struct WrittenAddress<'a> {
 }
 
 pub(super) fn create_body(participant: &proto::Participant) -> Body {
-    json(participant, true)
+    body(participant, true)
 }
 
 /// `with_addresses`: an empty list is sent as one only where the caller asked for it.
-fn json(participant: &proto::Participant, with_addresses: bool) -> Body {
+fn body(participant: &proto::Participant, with_addresses: bool) -> Body {
+    Body {
+        content_type: "application/json",
+        bytes: json(participant, with_addresses).into(),
+        shown: json(&masked(participant), with_addresses).into(),
+    }
+}
+
+fn json(participant: &proto::Participant, with_addresses: bool) -> String {
     let written = Written {
         name: &participant.display_name,
         r#type: match participant.r#type() {
@@ -179,7 +189,19 @@ fn json(participant: &proto::Participant, with_addresses: bool) -> Body {
             .then(|| participant.addresses.iter().map(written_address).collect()),
     };
     // Strings and lists only: there is nothing in it that JSON could not hold.
-    Body::Json(serde_json::to_vec(&written).unwrap_or_default().into())
+    serde_json::to_string(&written).unwrap_or_default()
+}
+
+fn masked(participant: &proto::Participant) -> proto::Participant {
+    let mask = |text: &String| if text.is_empty() { String::new() } else { MASKED.to_owned() };
+    let addresses = participant.addresses.iter();
+    proto::Participant {
+        display_name: mask(&participant.display_name),
+        addresses: addresses
+            .map(|address| proto::Address { address: mask(&address.address), ..address.clone() })
+            .collect(),
+        ..participant.clone()
+    }
 }
 
 fn written_address(address: &proto::Address) -> WrittenAddress<'_> {
@@ -224,5 +246,5 @@ pub(super) fn update_body(
             | Field::UpdateTime => {}
         }
     }
-    Ok(Some(json(&merged, update.fields.contains(&Field::Addresses))))
+    Ok(Some(body(&merged, update.fields.contains(&Field::Addresses))))
 }

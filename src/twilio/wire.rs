@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
-use crate::proto::{Channel, Message as _, Participant, ParticipantType};
+use crate::proto::{Channel, ConversationState, Message as _, Participant, ParticipantType};
 
 /// The contract's word for Twilio's: the same without the prefix, in either case; a word that is not known is OTHER.
 pub(super) fn channel(word: Option<&str>) -> Channel {
@@ -22,6 +22,16 @@ pub(super) fn participant_type(word: Option<&str>) -> ParticipantType {
         Some("OTHER" | "UNSPECIFIED") => ParticipantType::Other,
         Some(word) => ParticipantType::from_str_name(&format!("PARTICIPANT_TYPE_{word}"))
             .unwrap_or(ParticipantType::Other),
+    }
+}
+
+/// As [`channel`], for the state of a conversation.
+pub(super) fn conversation_state(word: Option<&str>) -> ConversationState {
+    match word.map(str::to_ascii_uppercase).as_deref() {
+        None | Some("") => ConversationState::Unspecified,
+        Some("OTHER" | "UNSPECIFIED") => ConversationState::Other,
+        Some(word) => ConversationState::from_str_name(&format!("CONVERSATION_STATE_{word}"))
+            .unwrap_or(ConversationState::Other),
     }
 }
 

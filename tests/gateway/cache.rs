@@ -81,11 +81,18 @@ on_both_versions! {
         let mut gateway = Gateway::start().await;
         gateway.get(face.get()).await.unwrap();
         let method = if face == Face::V1 { "POST" } else { "PUT" };
-        let cut = json!({ "match": { "method": method }, "after": true, "cut": "before", "times": 1 });
+        let cut = json!({ "match": { "method": method }, "after": true, "hold": true, "cut": "before", "times": 1 });
         gateway.sandbox.fault(cut).await;
-        let error = gateway.update(face.update(face.marked("arrived"))).await.unwrap_err();
+        let mut client = gateway.client.clone();
+        let updating = tokio::spawn(async move { client.update_participant(face.update(face.marked("arrived"))).await });
+        gateway.sandbox.held(1).await;
+        // Nor can a read tell what became of it.
+        gateway.sandbox.fault(json!({ "match": { "method": "GET" }, "status": 404 })).await;
+        gateway.sandbox.release().await;
+        let error = updating.await.unwrap().unwrap_err();
         assert_eq!(told(&error), (Code::Unknown, "WRITE_OUTCOME_UNKNOWN".into()));
         assert_eq!(error.metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
+        gateway.sandbox.clear_faults().await;
         let (read, _) = gateway.get(face.get()).await.unwrap();
         assert_eq!(face.mark(&read), "arrived");
     }

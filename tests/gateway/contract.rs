@@ -65,9 +65,11 @@ fn every_method_tells_whether_it_may_be_repeated() {
         ("GetParticipant", IdempotencyLevel::NoSideEffects),
         ("ListParticipants", IdempotencyLevel::NoSideEffects),
         ("StreamParticipants", IdempotencyLevel::NoSideEffects),
+        ("BatchGetParticipants", IdempotencyLevel::NoSideEffects),
         ("CreateParticipant", IdempotencyLevel::IdempotencyUnknown),
         ("UpdateParticipant", IdempotencyLevel::Idempotent),
         ("DeleteParticipant", IdempotencyLevel::Idempotent),
+        ("ListParticipantConversations", IdempotencyLevel::NoSideEffects),
     ];
     assert_eq!(levels, expected);
 }
@@ -90,11 +92,19 @@ fn every_field_that_can_hold_pii_is_marked() {
         "Address.display_name",
         "Address.projected_address",
         "Address.proxy_address",
+        "BatchGetParticipantsRequest.participant_ids",
         "DeleteParticipantRequest.participant_id",
         "GetParticipantRequest.participant_id",
+        "ListParticipantConversationsRequest.address",
+        "ListParticipantConversationsRequest.identity",
         "Participant.addresses",
         "Participant.attributes",
         "Participant.display_name",
+        "ParticipantConversation.addresses",
+        "ParticipantConversation.attributes",
+        "ParticipantConversation.created_by",
+        "ParticipantConversation.friendly_name",
+        "ParticipantConversation.unique_name",
         "UpdateParticipantRequest.participant_id",
     ];
     assert_eq!(marked, expected);

@@ -145,6 +145,7 @@ impl Face {
             conversation: Some(self.conversation()),
             participant: Some(participant),
             webhook_enabled: None,
+            ..Default::default()
         }
     }
 

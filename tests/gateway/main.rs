@@ -5,6 +5,7 @@
 mod harness;
 
 mod bad_input;
+mod batch;
 mod cache;
 mod contract;
 mod deadlines;
@@ -12,6 +13,7 @@ mod errors;
 mod fixtures;
 mod lists;
 mod metrics;
+mod outcomes;
 mod properties;
 mod raw;
 mod upstream;

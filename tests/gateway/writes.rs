@@ -104,6 +104,7 @@ async fn v1_creates_are_forms_of_what_is_set() {
             ..Default::default()
         }),
         webhook_enabled: Some(true),
+        ..Default::default()
     };
     let created = gateway.create(request).await.unwrap();
     let sent = last(&gateway).await;

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use prost_types::FieldMask;
 
 use super::check::Check;
-use super::participant::{cannot_carry, is_set};
+use super::participant::cannot_carry;
 use crate::ids::{ApiVersion, Field};
+use crate::participants::is_set;
 use crate::proto::Participant;
 
 /// Which fields an update writes.

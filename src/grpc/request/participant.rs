@@ -1,4 +1,4 @@
-//! The participant of a write: which of its fields are set, and whether their values can be sent.
+//! The participant of a write: whether the values of its fields can be sent.
 
 use prost_types::Timestamp;
 
@@ -10,56 +10,6 @@ use crate::proto::{Participant, ParticipantType};
 
 /// The gateway's own bound; Twilio documents none for v2's name.
 const MAX_NAME_CHARS: usize = 256;
-
-pub(super) fn required_participant(
-    check: &mut Check,
-    participant: Option<Participant>,
-) -> Option<Participant> {
-    match &participant {
-        None => check.refuse("participant", "is required"),
-        Some(participant) if !participant.etag.is_empty() => {
-            check.refuse("participant.etag", "is not accepted as a precondition yet; leave it empty");
-        }
-        Some(_) => {}
-    }
-    participant
-}
-
-pub(super) fn is_set(field: Field, participant: &Participant) -> bool {
-    // No `..`: a field of the contract that is neither written nor output only must not compile.
-    let Participant {
-        id: _,
-        conversation_id: _,
-        account_id: _,
-        service_id: _,
-        api_version: _,
-        url: _,
-        etag: _,
-        display_name,
-        r#type,
-        upstream_type,
-        profile_id,
-        addresses,
-        attributes,
-        role_id,
-        last_read_message_index,
-        last_read_time,
-        create_time,
-        update_time,
-    } = participant;
-    match field {
-        Field::DisplayName => !display_name.is_empty(),
-        Field::Type => *r#type != 0 || !upstream_type.is_empty(),
-        Field::ProfileId => !profile_id.is_empty(),
-        Field::Addresses => !addresses.is_empty(),
-        Field::Attributes => !attributes.is_empty(),
-        Field::RoleId => !role_id.is_empty(),
-        Field::LastReadMessageIndex => last_read_message_index.is_some(),
-        Field::LastReadTime => last_read_time.is_some(),
-        Field::CreateTime => create_time.is_some(),
-        Field::UpdateTime => update_time.is_some(),
-    }
-}
 
 pub(super) fn cannot_carry(
     check: &mut Check,

@@ -27,6 +27,8 @@ pub enum Reason {
     ParticipantExists,
     /// Another change was under way.
     Conflict,
+    /// The participant is no longer what the caller's etag tells.
+    EtagMismatch,
     /// Twilio limits the rate of requests.
     UpstreamThrottled,
     /// A limit of Twilio's on how many there may be.
@@ -63,6 +65,7 @@ impl Reason {
             Self::ConversationNotFound => "CONVERSATION_NOT_FOUND",
             Self::ParticipantExists => "PARTICIPANT_EXISTS",
             Self::Conflict => "CONFLICT",
+            Self::EtagMismatch => "ETAG_MISMATCH",
             Self::UpstreamThrottled => "UPSTREAM_THROTTLED",
             Self::UpstreamLimit => "UPSTREAM_LIMIT",
             Self::UpstreamCredentialsRejected => "UPSTREAM_CREDENTIALS_REJECTED",
@@ -84,7 +87,7 @@ pub enum On {
     Any,
     /// A create.
     Create,
-    /// A list or a create: what is missing is the conversation.
+    /// A list or a create: what is missing is the conversation, or the service.
     Collection,
     /// A create or an update: repeating it may do it twice.
     Write,
@@ -96,7 +99,9 @@ impl On {
         match self {
             Self::Any => true,
             Self::Create => operation == Operation::Create,
-            Self::Collection => matches!(operation, Operation::List | Operation::Create),
+            Self::Collection => {
+                matches!(operation, Operation::List | Operation::Create | Operation::ListConversations)
+            }
             Self::Write => !operation.is_repeatable(),
         }
     }
@@ -134,6 +139,11 @@ pub const TABLE: &[Row] = &[
         Reason::OperationNotSupportedByUpstream,
         Code::FailedPrecondition,
         "this version of Twilio's API has no such operation",
+    ),
+    ours(
+        Reason::EtagMismatch,
+        Code::Aborted,
+        "the participant is no longer what the etag tells; read it again",
     ),
     Row {
         reason: Reason::UpstreamCredentialsRejected,
@@ -301,8 +311,14 @@ mod tests {
     use super::*;
     use crate::twilio::Subject;
 
-    const OPERATIONS: [Operation; 5] =
-        [Operation::Fetch, Operation::List, Operation::Create, Operation::Update, Operation::Delete];
+    const OPERATIONS: [Operation; 6] = [
+        Operation::Fetch,
+        Operation::List,
+        Operation::Create,
+        Operation::Update,
+        Operation::Delete,
+        Operation::ListConversations,
+    ];
 
     fn told(operation: Operation, status: u16, code: Option<i64>) -> (Code, &'static str) {
         let status = StatusCode::from_u16(status).unwrap();
@@ -331,6 +347,7 @@ mod tests {
             Reason::ConversationNotFound,
             Reason::ParticipantExists,
             Reason::Conflict,
+            Reason::EtagMismatch,
             Reason::UpstreamThrottled,
             Reason::UpstreamLimit,
             Reason::UpstreamCredentialsRejected,
@@ -375,6 +392,7 @@ mod tests {
             (Operation::Delete, "PARTICIPANT_NOT_FOUND"),
             (Operation::List, "CONVERSATION_NOT_FOUND"),
             (Operation::Create, "CONVERSATION_NOT_FOUND"),
+            (Operation::ListConversations, "CONVERSATION_NOT_FOUND"),
         ] {
             assert_eq!(told(operation, 404, None), (Code::NotFound, reason));
             assert_eq!(told(operation, 404, Some(20404)), (Code::NotFound, reason));
@@ -387,7 +405,7 @@ mod tests {
         for operation in OPERATIONS {
             let expected = match operation {
                 Operation::Create | Operation::Update => (Code::Unknown, "WRITE_OUTCOME_UNKNOWN"),
-                Operation::Fetch | Operation::List | Operation::Delete => {
+                Operation::Fetch | Operation::List | Operation::Delete | Operation::ListConversations => {
                     (Code::Unavailable, "UPSTREAM_UNAVAILABLE")
                 }
             };

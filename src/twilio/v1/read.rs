@@ -32,7 +32,7 @@ struct Participant {
 }
 
 #[derive(Deserialize)]
-struct Binding {
+pub(super) struct Binding {
     #[serde(rename = "type")]
     channel: Option<String>,
     address: Option<String>,
@@ -48,8 +48,9 @@ struct Envelope {
     meta: Option<Meta>,
 }
 
+/// Where a page stands among the others.
 #[derive(Deserialize)]
-struct Meta {
+pub(super) struct Meta {
     page: Option<u32>,
     previous_page_url: Option<String>,
     next_page_url: Option<String>,
@@ -59,10 +60,20 @@ pub(in crate::twilio) fn participant(response: &Response) -> Result<proto::Parti
     response.json().map(Participant::into_proto)
 }
 
-pub(in crate::twilio) fn page(response: &Response) -> Result<Page, Error> {
+pub(in crate::twilio) fn page(response: &Response) -> Result<Page<proto::Participant>, Error> {
     let Envelope { participants, meta } = response.json()?;
+    page_of(response, ("participants", participants), meta, Participant::into_proto)
+}
+
+/// A page of the items that stand under this key.
+pub(super) fn page_of<Wire, T>(
+    response: &Response,
+    (key, items): (&str, Option<Vec<Wire>>),
+    meta: Option<Meta>,
+    convert: impl Fn(Wire) -> T,
+) -> Result<Page<T>, Error> {
     // Without either, a cut list would pass for a whole one.
-    let participants = participants.ok_or_else(|| response.broken("participants".into()))?;
+    let items = items.ok_or_else(|| response.broken(key.into()))?;
     let Meta { page, previous_page_url, next_page_url } =
         meta.ok_or_else(|| response.broken("meta".into()))?;
     let cursor = |url: Option<String>, key: &str| match url.as_deref() {
@@ -70,10 +81,11 @@ pub(in crate::twilio) fn page(response: &Response) -> Result<Page, Error> {
         Some(url) => cursor(url).map(Some).ok_or_else(|| response.broken(format!("meta.{key}"))),
     };
     Ok(Page {
-        participants: participants.into_iter().map(Participant::into_proto).collect(),
+        items: items.into_iter().map(convert).collect(),
         next: cursor(next_page_url, "next_page_url")?,
         // Twilio's own sample has a previous link on the first page, which would lead nowhere.
         previous: if page == Some(0) { None } else { cursor(previous_page_url, "previous_page_url")? },
+        answered_at: response.answered_at(),
     })
 }
 
@@ -111,16 +123,13 @@ impl Participant {
             last_read_message_index,
             last_read_timestamp,
         } = self;
-        let identity = identity.filter(|identity| !identity.is_empty() && identity != NULL);
-        let chat =
-            identity.map(|address| Address { channel: Channel::Chat.into(), address, ..Address::default() });
         with_etag(proto::Participant {
             id: sid.unwrap_or_default(),
             conversation_id: conversation_sid.unwrap_or_default(),
             account_id: account_sid.unwrap_or_default(),
             service_id: chat_service_sid.unwrap_or_default(),
             api_version: proto::ApiVersion::V1.into(),
-            addresses: chat.into_iter().chain(messaging_binding.and_then(Binding::into_proto)).collect(),
+            addresses: addresses(identity, messaging_binding),
             attributes,
             role_id: role_sid.unwrap_or_default(),
             last_read_message_index,
@@ -136,6 +145,14 @@ impl Participant {
             etag: String::new(),
         })
     }
+}
+
+/// The identity, as the address of a chat participant, and the messaging binding, as far as they say something.
+pub(super) fn addresses(identity: Option<String>, binding: Option<Binding>) -> Vec<Address> {
+    let identity = identity.filter(|identity| !identity.is_empty() && identity != NULL);
+    let chat =
+        identity.map(|address| Address { channel: Channel::Chat.into(), address, ..Address::default() });
+    chat.into_iter().chain(binding.and_then(Binding::into_proto)).collect()
 }
 
 impl Binding {
@@ -157,7 +174,7 @@ impl Binding {
 }
 
 /// Text as it is; an object, as Twilio's older samples show it, as compact JSON.
-fn attributes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+pub(super) fn attributes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let Some(raw) = Option::<Box<RawValue>>::deserialize(deserializer)? else {
         return Ok(String::new());
     };

@@ -7,12 +7,30 @@ use crate::ids::{Field, Violation};
 use crate::proto::{self, Address, Channel};
 use crate::twilio::Update;
 use crate::twilio::http::Body;
+use crate::twilio::prepared::MASKED;
+
+/// Resets the attributes: what Twilio answers where none were ever set.
+const NO_ATTRIBUTES: &str = "{}";
 
 type Form = Vec<(&'static str, String)>;
 
 fn form(pairs: &Form) -> Body {
     let encoded = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
-    Body::Form(encoded.into())
+    let shown: Vec<_> = pairs.iter().map(|(name, value)| format!("{name}={}", shown(name, value))).collect();
+    Body {
+        content_type: "application/x-www-form-urlencoded",
+        bytes: encoded.into(),
+        shown: shown.join("&").into(),
+    }
+}
+
+/// What may be shown of a value. What clears a field is no caller's text.
+fn shown<'a>(name: &str, value: &'a str) -> &'a str {
+    match name {
+        "RoleSid" | "DateCreated" | "DateUpdated" | "LastReadMessageIndex" | "LastReadTimestamp" => value,
+        _ if value == NULL || value == NO_ATTRIBUTES => value,
+        _ => MASKED,
+    }
 }
 
 /// What only one of the two entries holds that v1 knows: the identity, and the messaging binding.
@@ -59,7 +77,9 @@ pub(in crate::twilio) fn update_body(
                 let there = current.map(|current| current.addresses.as_slice()).unwrap_or_default();
                 pairs.extend(changed_addresses(there, &new.addresses)?);
             }
-            Field::Attributes if new.attributes.is_empty() => pairs.push(("Attributes", "{}".into())),
+            Field::Attributes if new.attributes.is_empty() => {
+                pairs.push(("Attributes", NO_ATTRIBUTES.into()));
+            }
             Field::Attributes => pairs.push(("Attributes", new.attributes.clone())),
             Field::RoleId => pairs.push(("RoleSid", new.role_id.clone())),
             Field::LastReadMessageIndex => {

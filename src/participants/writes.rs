@@ -1,0 +1,295 @@
+//! Writes: each in a task of its own, and whatever becomes of it, what it touches is forgotten.
+
+use tokio::time::{Instant, timeout_at};
+use tracing::{Instrument as _, info, warn};
+
+use super::agreement::{Agreement, Caller};
+use super::cached::sid_of;
+use super::{Error, Participants};
+use crate::cache::{Claim, Settled, Slot};
+use crate::ids::{ApiVersion, Conversation, ParticipantKey, Person, RequestId, Segment};
+use crate::proto::{Address, Channel, Participant, UpstreamRequest};
+use crate::twilio::{self, Create, Prepared, Twilio, Update};
+
+impl Participants {
+    /// What a create would send.
+    pub fn preview_create(
+        &self,
+        conversation: &Conversation,
+        create: &Create,
+    ) -> Result<Option<UpstreamRequest>, Error> {
+        Ok(self.twilio.prepare_create(conversation, create, self.twilio.full_budget())?.shown())
+    }
+
+    /// Adds a participant. With a request id, once: who comes again with the same id and the same request is answered the
+    /// first outcome.
+    pub async fn create(
+        &self,
+        conversation: Conversation,
+        create: Create,
+        request_id: Option<RequestId>,
+        deadline: Instant,
+    ) -> Result<Participant, Error> {
+        loop {
+            let prepared =
+                self.twilio.prepare_create(&conversation, &create, self.twilio.budget(deadline))?;
+            let Some(id) = request_id else {
+                return self.create_once(conversation, create, prepared, None, deadline).await;
+            };
+            match self.outcomes.claim(conversation.account.clone(), id, prepared.fingerprint()).await {
+                Claim::First(slot) => {
+                    return self.create_once(conversation, create, prepared, Some(slot), deadline).await;
+                }
+                Claim::OtherRequest => return Err(Error::RequestIdReused),
+                Claim::Repeated(earlier) => match timeout_at(deadline, earlier.settled()).await {
+                    Ok(Some(Settled::Outcome(outcome))) => return outcome,
+                    Ok(Some(Settled::Released)) => {}
+                    Ok(None) => return Err(Error::Bug),
+                    Err(_) => return Err(Error::Deadline { sent: true }),
+                },
+            }
+        }
+    }
+
+    async fn create_once(
+        &self,
+        conversation: Conversation,
+        create: Create,
+        prepared: Prepared,
+        slot: Option<Slot<Result<Participant, Error>>>,
+        deadline: Instant,
+    ) -> Result<Participant, Error> {
+        let participants = self.clone();
+        let write = move |agreement: Agreement| async move {
+            let result = participants.send_create(&conversation, &create, prepared, &agreement).await;
+            if let Some(slot) = slot {
+                match &result {
+                    Err(error) if error.is_unprocessed() => slot.release().await,
+                    outcome => slot.settle(outcome.clone()),
+                }
+            }
+            result
+        };
+        self.detached(deadline, write).await
+    }
+
+    async fn send_create(
+        &self,
+        conversation: &Conversation,
+        create: &Create,
+        prepared: Prepared,
+        agreement: &Agreement,
+    ) -> Result<Participant, Error> {
+        agreement.send()?;
+        let sent = Instant::now();
+        let result = match self.twilio.write(prepared).await {
+            Ok(created) => created.ok_or(Error::Bug),
+            Err(error) if error.leaves_the_outcome_open() => {
+                self.find_created(conversation, &create.participant, sent, error).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        self.forget(conversation, &[result.as_ref().ok()], &create.participant.addresses, &result).await;
+        result
+    }
+
+    /// What an update would send; `None` where nothing differs. It reads what the update would read.
+    pub async fn preview_update(
+        &self,
+        key: ParticipantKey,
+        update: &Update,
+        deadline: Instant,
+    ) -> Result<Option<UpstreamRequest>, Error> {
+        let prepared = async {
+            let (key, current) = self.current(key, update, deadline).await?;
+            Ok(self.twilio.prepare_update(&key, update, current.as_ref(), self.twilio.full_budget())?)
+        };
+        let prepared = timeout_at(deadline, prepared).await.unwrap_or(Err(Error::Deadline { sent: false }));
+        Ok(prepared?.shown())
+    }
+
+    /// Changes a participant.
+    pub async fn update(
+        &self,
+        key: ParticipantKey,
+        update: Update,
+        deadline: Instant,
+    ) -> Result<Participant, Error> {
+        let participants = self.clone();
+        let write = move |agreement: Agreement| async move {
+            let _turn = match key.conversation.version {
+                ApiVersion::V1 => None,
+                ApiVersion::V2 => participants.turns.take(&key).await,
+            };
+            agreement.still_wanted()?;
+            let (key, current) = participants.current(key, &update, deadline).await?;
+            let budget = participants.twilio.budget(deadline);
+            let prepared = participants.twilio.prepare_update(&key, &update, current.as_ref(), budget)?;
+            match current {
+                Some(current) if prepared.is_no_change() => Ok(current),
+                current => participants.send_update(key, update, current, prepared, &agreement).await,
+            }
+        };
+        self.detached(deadline, write).await
+    }
+
+    /// The key by Twilio's id, and what is there now, where the update has to know it. An etag that no longer fits ends it.
+    async fn current(
+        &self,
+        key: ParticipantKey,
+        update: &Update,
+        deadline: Instant,
+    ) -> Result<(ParticipantKey, Option<Participant>), Error> {
+        let etag = &update.participant.etag;
+        let needs_current = Twilio::needs_current(key.conversation.version, update);
+        if !needs_current && !key.is_identity() && etag.is_empty() {
+            return Ok((key, None));
+        }
+        let current = self.twilio.fetch(&key, self.twilio.budget(deadline)).await?;
+        let key = by_id(key, Some(&current))?;
+        if etag.is_empty() || *etag == current.etag {
+            Ok((key, Some(current)))
+        } else {
+            Err(Error::EtagMismatch)
+        }
+    }
+
+    async fn send_update(
+        &self,
+        key: ParticipantKey,
+        update: Update,
+        current: Option<Participant>,
+        prepared: Prepared,
+        agreement: &Agreement,
+    ) -> Result<Participant, Error> {
+        agreement.send()?;
+        let result = match self.twilio.write(prepared).await {
+            Ok(updated) => updated.ok_or(Error::Bug),
+            Err(error) if error.leaves_the_outcome_open() => self.find_updated(&key, &update, error).await,
+            Err(error) => Err(error.into()),
+        };
+        let told = [current.as_ref(), result.as_ref().ok()];
+        self.forget(&key.conversation, &told, &update.participant.addresses, &result).await;
+        result
+    }
+
+    /// Removes a participant.
+    pub async fn delete(
+        &self,
+        key: ParticipantKey,
+        webhook_enabled: Option<bool>,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        if key.conversation.version == ApiVersion::V2 {
+            return Err(Error::NotSupported);
+        }
+        let participants = self.clone();
+        let write = move |agreement: Agreement| async move {
+            let twilio = &participants.twilio;
+            let current = if key.is_identity() {
+                Some(twilio.fetch(&key, twilio.budget(deadline)).await?)
+            } else {
+                None
+            };
+            let key = by_id(key, current.as_ref())?;
+            agreement.send()?;
+            let result = twilio.delete(&key, webhook_enabled, twilio.budget(deadline)).await;
+            let result = result.map_err(Error::from);
+            participants.forget(&key.conversation, &[current.as_ref()], &[], &result).await;
+            result
+        };
+        self.detached(deadline, write).await
+    }
+
+    /// Runs a write in a task of its own: once it was sent, neither a caller that goes away nor its deadline may cut it,
+    /// and the cache has to forget when it ends. Before that, the deadline ends it.
+    async fn detached<T, F>(&self, deadline: Instant, write: impl FnOnce(Agreement) -> F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let agreement = Agreement::default();
+        let (write, orphan) = (write(agreement.clone()), agreement.clone());
+        let task = async move {
+            let result = write.await;
+            if orphan.is_abandoned() {
+                log_orphan(result.as_ref().err());
+            }
+            result
+        };
+        let task = self.tasks.spawn(task.in_current_span());
+        let caller = Caller(agreement);
+        match timeout_at(deadline, task).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Error::Bug),
+            Err(_) => Err(Error::Deadline { sent: caller.0.give_up() }),
+        }
+    }
+
+    /// Forgets what a write touched: the conversation, and in which conversations the people are that it was about.
+    async fn forget<T>(
+        &self,
+        conversation: &Conversation,
+        told: &[Option<&Participant>],
+        asked: &[Address],
+        result: &Result<T, Error>,
+    ) {
+        let told: Vec<&Participant> = told.iter().copied().flatten().collect();
+        let may_have_been_processed = match result {
+            Ok(_) => true,
+            Err(Error::Upstream(error)) => error.may_have_been_processed(),
+            Err(_) => false,
+        };
+        let sid = match told.iter().find_map(|told| sid_of(told)) {
+            Some(sid) if conversation.is_unique_name() => Some(sid),
+            _ => self.by_sid(conversation).await.map(|conversation| conversation.id),
+        };
+        match sid {
+            // Even a write that was refused is a sign that what is cached is no longer true.
+            Some(sid) => self.cache.forget(&conversation.account, &sid),
+            // Nobody can tell which conversation it changed.
+            None if may_have_been_processed => self.cache.forget_all(),
+            None => {}
+        }
+        if conversation.version == ApiVersion::V2 {
+            return;
+        }
+        let addresses = told.iter().flat_map(|told| &told.addresses).chain(asked);
+        let people: Vec<Person> = addresses.flat_map(people).collect();
+        if people.is_empty() && may_have_been_processed {
+            self.cache.forget_people(&conversation.account);
+        }
+        for person in &people {
+            self.cache.forget_person(&conversation.account, person);
+        }
+    }
+}
+
+/// Whom v1 finds by this address.
+fn people(address: &Address) -> Vec<Person> {
+    if address.channel() == Channel::Chat {
+        return vec![Person::Identity(address.address.as_str().into())];
+    }
+    let texts = [&address.address, &address.projected_address].into_iter().filter(|text| !text.is_empty());
+    texts.map(|text| Person::Address(text.as_str().into())).collect()
+}
+
+/// A write whose caller was told that it may still take effect, or went away: only the log learns how it ended.
+fn log_orphan(error: Option<&Error>) {
+    match error {
+        None => info!("a write took effect after its caller had gone"),
+        Some(Error::Upstream(error)) => warn!("a write failed after its caller had gone: {error}"),
+        Some(error) => warn!("a write failed after its caller had gone: {error:?}"),
+    }
+}
+
+/// The key by Twilio's id, which `current` tells. An answer that is not about the participant that was asked for is no
+/// ground to write on: on v2, what it leaves out would be cleared.
+fn by_id(key: ParticipantKey, current: Option<&Participant>) -> Result<ParticipantKey, Error> {
+    let Some(current) = current else {
+        return Ok(key);
+    };
+    let id = Segment::parse(&current.id).ok().filter(|id| key.is_identity() || *id == key.id);
+    let id = id.ok_or_else(|| twilio::Error::without_id(key.conversation.version))?;
+    Ok(ParticipantKey { id, ..key })
+}
