@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)] // in helpers: clippy spares the tests themselves only
 
 use participant_gateway::sandbox::{
-    ACCOUNT_SID, API_KEY_SECRET, API_KEY_SID, AUTH_TOKEN, Account, Cut, Fault, FaultMatch, SERVICE_SID,
-    Sandbox, Settings, V1_CONVERSATION, V2_CONVERSATION,
+    ACCOUNT_SID, API_KEY_SECRET, API_KEY_SID, AUTH_TOKEN, Account, Cut, Fault, FaultMatch, OAUTH_CLIENT_ID,
+    OAUTH_CLIENT_SECRET, SERVICE_SID, Sandbox, Settings, V1_CONVERSATION, V2_CONVERSATION,
 };
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder};
@@ -82,6 +82,39 @@ impl Fake {
     async fn populate(&self, conversation: &str, count: usize) {
         let body = json!({"account": ACCOUNT_SID, "conversation": conversation, "count": count});
         self.control("POST", "populate", body).await;
+    }
+
+    async fn credentials(&self, change: Value) {
+        self.control("PUT", "credentials", change).await;
+    }
+
+    /// Fetches alice as this user.
+    async fn as_user(&self, user: &str, password: &str) -> Answer {
+        let request = self.client.get(format!("{}{}", self.base, v1("/alice")));
+        answer(request.basic_auth(user, Some(password))).await
+    }
+
+    /// Fetches a participant of each face with this access token.
+    async fn as_bearer(&self, token: &Value) -> [Answer; 2] {
+        let get = |path: String| {
+            let request = self.client.get(format!("{}{path}", self.base));
+            answer(request.bearer_auth(token.as_str().unwrap()))
+        };
+        [get(v1("/alice")).await, get(v2(&format!("/{NOOR}"))).await]
+    }
+
+    async fn ask_token(&self, client_id: &str, client_secret: &str) -> Answer {
+        let form = [
+            ("grant_type", "client_credentials"),
+            ("client_id", client_id),
+            ("client_secret", client_secret),
+        ];
+        answer(self.client.post(format!("{}/v2/token", self.base)).form(&form)).await
+    }
+
+    /// An access token of the default account.
+    async fn token(&self) -> Value {
+        self.ask_token(OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET).await.ok(200)["access_token"].clone()
     }
 
     async fn fault(&self, fault: Value) {
@@ -446,6 +479,89 @@ async fn accounts_log_in_and_are_apart() {
 }
 
 #[tokio::test]
+async fn an_access_token_logs_in_until_it_expires_or_is_revoked() {
+    let fake = Fake::start().await;
+    let issued = fake.ask_token(OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET).await.ok(200);
+    assert_eq!((&issued["token_type"], &issued["expires_in"]), (&json!("Bearer"), &json!(3600)));
+    for answer in fake.as_bearer(&issued["access_token"]).await {
+        answer.ok(200);
+    }
+    // The lifetime is that of tokens issued from now on.
+    fake.credentials(json!({"token_ttl_s": 0})).await;
+    for answer in fake.as_bearer(&fake.token().await).await {
+        answer.refused(401, 20003);
+    }
+    for answer in fake.as_bearer(&issued["access_token"]).await {
+        answer.ok(200);
+    }
+    fake.credentials(json!({"revoke_tokens": true})).await;
+    for answer in fake.as_bearer(&issued["access_token"]).await {
+        answer.refused(401, 20003);
+    }
+    fake.control("POST", "reset", Value::Null).await;
+    assert_eq!(fake.ask_token(OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET).await.ok(200)["expires_in"], 3600);
+}
+
+#[tokio::test]
+async fn token_requests_that_are_refused() {
+    let fake = Fake::start().await;
+    fake.ask_token(OAUTH_CLIENT_ID, "wrong").await.refused(401, 20003);
+    fake.ask_token("OQ00000000000000000000000000000001", OAUTH_CLIENT_SECRET).await.refused(401, 20003);
+    let url = format!("{}/v2/token", fake.base);
+    let form = [("client_id", OAUTH_CLIENT_ID), ("client_secret", OAUTH_CLIENT_SECRET)];
+    answer(fake.client.post(&url).form(&form)).await.refused(400, 20001);
+    answer(fake.client.post(&url).json(&json!({}))).await.refused(400, 20001);
+    answer(fake.client.get(&url)).await.refused(405, 20004);
+}
+
+#[tokio::test]
+async fn token_requests_are_logged_without_the_secret_and_faults_find_them() {
+    let fake = Fake::start().await;
+    fake.fault(json!({"match": {"api": "v2"}, "status": 500})).await;
+    fake.ask_token(OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET).await.ok(200);
+    fake.fault(json!({"match": {"path_contains": "/token"}, "status": 503, "code": 20503})).await;
+    fake.ask_token(OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET).await.refused(503, 20503);
+    let log = fake.control("GET", "requests", Value::Null).await;
+    assert_eq!(log["by"], json!([{"method": "POST", "path_template": "/v2/token", "count": 2}]));
+    let body = format!("grant_type=client_credentials&client_id={OAUTH_CLIENT_ID}&client_secret=***");
+    assert_eq!((&log["last"][0]["body"], &log["last"][0]["account"]), (&json!(body), &json!(ACCOUNT_SID)));
+}
+
+#[tokio::test]
+async fn credentials_rotate_while_it_runs() {
+    let other = "AC11111111111111111111111111111111";
+    let account = Account { sid: other.into(), auth_token: "theirs".into() };
+    let fake = Fake::with(Settings { accounts: vec![account], ..Settings::default() }).await;
+    fake.credentials(json!({"auth_tokens": [AUTH_TOKEN, "secondary"]})).await;
+    fake.as_user(ACCOUNT_SID, AUTH_TOKEN).await.ok(200);
+    fake.as_user(ACCOUNT_SID, "secondary").await.ok(200);
+    fake.credentials(json!({"auth_tokens": ["secondary"], "api_secret": "a", "client_secret": "b"})).await;
+    fake.as_user(ACCOUNT_SID, AUTH_TOKEN).await.refused(401, 20003);
+    fake.as_user(API_KEY_SID, API_KEY_SECRET).await.refused(401, 20003);
+    fake.as_user(API_KEY_SID, "a").await.ok(200);
+    fake.ask_token(OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET).await.refused(401, 20003);
+    let token = fake.ask_token(OAUTH_CLIENT_ID, "b").await.ok(200)["access_token"].clone();
+
+    // Every account has a key and a client of its own.
+    fake.as_user(other, "theirs").await.ok(200);
+    fake.as_user("SK11111111111111111111111111111111", API_KEY_SECRET).await.ok(200);
+    fake.credentials(json!({"account": other, "auth_tokens": ["new"], "revoke_tokens": true})).await;
+    fake.as_user(other, "theirs").await.refused(401, 20003);
+    assert_eq!(fake.as_user(other, "new").await.ok(200)["account_sid"], other);
+    for answer in fake.as_bearer(&token).await {
+        answer.ok(200);
+    }
+
+    fake.control("POST", "reset", Value::Null).await;
+    fake.as_user(ACCOUNT_SID, "secondary").await.refused(401, 20003);
+    fake.as_user(ACCOUNT_SID, AUTH_TOKEN).await.ok(200);
+    fake.as_user(API_KEY_SID, API_KEY_SECRET).await.ok(200);
+    for answer in fake.as_bearer(&token).await {
+        answer.refused(401, 20003);
+    }
+}
+
+#[tokio::test]
 async fn every_answer_has_twilios_headers_and_every_request_is_logged() {
     let fake = Fake::start().await;
     for path in [v1(""), v2(""), "/nowhere".to_owned()] {
@@ -605,6 +721,18 @@ async fn control_routes_say_what_is_wrong() {
     ];
     for (route, body, named) in wrong {
         let refused = fake.json("POST", &format!("/_sandbox/{route}"), body).await;
+        assert_eq!(refused.status, 400, "{}", refused.text);
+        assert!(refused.body["error"].as_str().unwrap().contains(named), "{}", refused.text);
+    }
+    let wrong = [
+        (json!({"auth_token": ["a"]}), "auth_token"),
+        (json!({"auth_tokens": []}), "auth_tokens"),
+        (json!({"auth_tokens": ["a", "b", "c"]}), "auth_tokens"),
+        (json!({"token_ttl_s": -1}), "-1"),
+        (json!({"account": "AC2"}), "AC2"),
+    ];
+    for (body, named) in wrong {
+        let refused = fake.json("PUT", "/_sandbox/credentials", body).await;
         assert_eq!(refused.status, 400, "{}", refused.text);
         assert!(refused.body["error"].as_str().unwrap().contains(named), "{}", refused.text);
     }

@@ -6,13 +6,14 @@ use axum::body::Bytes;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use thiserror::Error;
 use url::form_urlencoded;
 
+use super::credentials::ChangeError;
 use super::front::Shared;
 use super::seed::{ACCOUNT_SID, PopulateError};
 use super::{Fault, FaultError};
@@ -30,6 +31,8 @@ enum Refused {
     TooManyFaults,
     #[error(transparent)]
     Populate(#[from] PopulateError),
+    #[error(transparent)]
+    Credentials(#[from] ChangeError),
     #[error("at_least={0} is no number")]
     AtLeast(String),
 }
@@ -47,6 +50,7 @@ pub(super) fn router() -> Router<Arc<Shared>> {
         .route("/release", post(release))
         .route("/requests", get(requests).delete(forget_requests))
         .route("/populate", post(populate))
+        .route("/credentials", put(change_credentials))
         .route("/reset", post(reset))
         .fallback(no_such_route)
 }
@@ -107,6 +111,11 @@ async fn populate(State(shared): Sandbox, body: Bytes) -> Result<Json<Value>, Re
     };
     tenant.populate(&conversation, count)?;
     Ok(Json(json!({"added": count})))
+}
+
+async fn change_credentials(State(shared): Sandbox, body: Bytes) -> Result<StatusCode, Refused> {
+    shared.credentials().change(serde_json::from_slice(&body)?)?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn reset(State(shared): Sandbox) -> StatusCode {

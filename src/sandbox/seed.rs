@@ -16,6 +16,10 @@ pub const AUTH_TOKEN: &str = "sandbox";
 pub const API_KEY_SID: &str = "SK00000000000000000000000000000000";
 /// The key's secret.
 pub const API_KEY_SECRET: &str = "sandbox";
+/// An OAuth client of that account.
+pub const OAUTH_CLIENT_ID: &str = "OQ00000000000000000000000000000000";
+/// The client's secret.
+pub const OAUTH_CLIENT_SECRET: &str = "sandbox";
 /// The default conversation service of every account.
 pub const SERVICE_SID: &str = "IS00000000000000000000000000000001";
 /// The v1 conversation of every account; its unique name is `sandbox`.

@@ -9,11 +9,12 @@ mod view;
 
 use std::time::SystemTime;
 
-use axum::http::{Method, StatusCode, header};
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use url::form_urlencoded;
 
 use super::call::Call;
+use super::route::Target;
 use super::seed::SERVICE_SID;
 use super::store::{ClassicConversation, Tenant};
 use list::list;
@@ -27,7 +28,9 @@ pub(super) fn answer(tenant: &mut Tenant, call: &Call) -> Response {
 
 fn fulfil(tenant: &mut Tenant, call: &Call) -> Result<Response, Refusal> {
     let not_found = || Refusal::NotFound(call.path.clone());
-    let target = call.route.target.as_ref().ok_or_else(not_found)?;
+    let Some(Target::Participants(target)) = &call.route.target else {
+        return Err(not_found());
+    };
     if target.service.as_ref().is_some_and(|service| service != SERVICE_SID) {
         return Err(not_found());
     }
@@ -75,10 +78,9 @@ fn serial_by_sid_or_identity(conversation: &ClassicConversation, key: &str) -> R
 
 /// Names that it does not know are ignored, as with the real service.
 fn form(call: &Call) -> Result<Fields, Refusal> {
-    let content_type = call.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        return Err(Refusal::BadParameter(format!("Content-Type {essence:?} is not supported")));
+    if !call.has_content_type("application/x-www-form-urlencoded") {
+        let text = format!("Content-Type {:?} is not supported", call.content_type());
+        return Err(Refusal::BadParameter(text));
     }
     let mut fields = Fields::default();
     for (name, value) in form_urlencoded::parse(&call.body) {

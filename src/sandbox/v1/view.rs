@@ -9,7 +9,7 @@ use super::participant::{Binding, Participant};
 use super::refusal::Refusal;
 use crate::sandbox::call::Call;
 use crate::sandbox::dates;
-use crate::sandbox::route::Target;
+use crate::sandbox::route::Participants;
 use crate::sandbox::store::{ClassicConversation, Tenant};
 
 /// How the caller sees things: under which host, and through which of the two paths.
@@ -61,7 +61,7 @@ impl<'a> BindingResource<'a> {
 }
 
 impl<'a> View<'a> {
-    pub(super) fn of(call: &'a Call, target: &'a Target) -> View<'a> {
+    pub(super) fn of(call: &'a Call, target: &'a Participants) -> View<'a> {
         View { host: host(&call.headers), service: target.service.as_deref() }
     }
 
