@@ -13,7 +13,8 @@
 //! * `oauth` issues access tokens;
 //! * `store` keeps the data, per account, in memory and bounded; `seed` is what it starts with.
 //!
-//! Below `/_sandbox/` are the control routes (`control`): faults, what is held, the request log, credentials, reset.
+//! Below `/_sandbox/` are the control routes (`control`): faults, what is held, the request log, credentials,
+//! conversations to start from (`arrange`), reset.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -31,6 +32,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+mod arrange;
 mod call;
 mod control;
 mod credentials;

@@ -25,6 +25,10 @@ pub(super) struct Route {
 #[derive(Debug)]
 pub(super) enum Target {
     Participants(Participants),
+    /// The conversations of a participant, in a service or in the default one (v1 only).
+    ParticipantConversations {
+        service: Option<String>,
+    },
     /// Access tokens. They live on a host of their own at Twilio, and their `/v2` is not that of the face.
     Token,
 }
@@ -58,6 +62,9 @@ impl Route {
             _ => (None, rest),
         };
         let target = match rest {
+            ["ParticipantConversations"] if api == Api::V1 => {
+                optional(service).map(|service| Target::ParticipantConversations { service })
+            }
             ["Conversations", conversation, "Participants"] => {
                 Participants::decode(service, conversation, None)
             }
@@ -66,7 +73,7 @@ impl Route {
             }
             _ => None,
         };
-        Route { api: Some(api), target: target.map(Target::Participants) }
+        Route { api: Some(api), target }
     }
 
     /// The path as the documentation writes it, for counting requests of one kind.
@@ -74,6 +81,10 @@ impl Route {
         let target = match &self.target {
             None => return "(other)",
             Some(Target::Token) => return "/v2/token",
+            Some(Target::ParticipantConversations { service: None }) => return "/v1/ParticipantConversations",
+            Some(Target::ParticipantConversations { service: Some(_) }) => {
+                return "/v1/Services/{ChatServiceSid}/ParticipantConversations";
+            }
             Some(Target::Participants(target)) => target,
         };
         match (self.api, &target.service, &target.participant) {
@@ -91,13 +102,24 @@ impl Route {
     }
 }
 
+impl Target {
+    /// The conversation service that the path names.
+    pub(super) fn service(&self) -> Option<&str> {
+        match self {
+            Target::Participants(Participants { service, .. })
+            | Target::ParticipantConversations { service } => service.as_deref(),
+            Target::Token => None,
+        }
+    }
+}
+
 impl Participants {
-    fn decode(service: Option<&str>, conversation: &str, participant: Option<&str>) -> Option<Participants> {
-        Some(Participants {
+    fn decode(service: Option<&str>, conversation: &str, participant: Option<&str>) -> Option<Target> {
+        Some(Target::Participants(Participants {
             service: optional(service)?,
             conversation: segment(conversation)?,
             participant: optional(participant)?,
-        })
+        }))
     }
 }
 
