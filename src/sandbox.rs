@@ -10,9 +10,11 @@
 //! * `front` reads and logs it, applies a fault if one matches, and stamps the headers every answer has;
 //! * `route` and `credentials` say what it addresses and whose it is;
 //! * `v1` and `v2` translate between HTTP and their rules, which stand below them;
+//! * `oauth` issues access tokens;
 //! * `store` keeps the data, per account, in memory and bounded; `seed` is what it starts with.
 //!
-//! Below `/_sandbox/` are the control routes (`control`): faults, what is held, the request log, reset.
+//! Below `/_sandbox/` are the control routes (`control`): faults, what is held, the request log, credentials,
+//! conversations to start from (`arrange`), reset.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -30,6 +32,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+mod arrange;
 mod call;
 mod control;
 mod credentials;
@@ -39,6 +42,7 @@ mod fault;
 mod faults;
 mod front;
 mod journal;
+mod oauth;
 mod route;
 mod seed;
 mod store;
@@ -48,7 +52,8 @@ mod v2;
 pub use fault::{Cut, Fault, FaultError, FaultMatch};
 pub use route::Api;
 pub use seed::{
-    ACCOUNT_SID, API_KEY_SECRET, API_KEY_SID, AUTH_TOKEN, SERVICE_SID, V1_CONVERSATION, V2_CONVERSATION,
+    ACCOUNT_SID, API_KEY_SECRET, API_KEY_SID, AUTH_TOKEN, OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET, SERVICE_SID,
+    V1_CONVERSATION, V2_CONVERSATION,
 };
 
 /// What the sandbox is started with.

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)] // in helpers: clippy spares the tests themselves only
 
 use participant_gateway::sandbox::{
-    ACCOUNT_SID, API_KEY_SECRET, API_KEY_SID, AUTH_TOKEN, Account, Cut, Fault, FaultMatch, SERVICE_SID,
-    Sandbox, Settings, V1_CONVERSATION, V2_CONVERSATION,
+    ACCOUNT_SID, API_KEY_SECRET, API_KEY_SID, AUTH_TOKEN, Account, Cut, Fault, FaultMatch, OAUTH_CLIENT_ID,
+    OAUTH_CLIENT_SECRET, SERVICE_SID, Sandbox, Settings, V1_CONVERSATION, V2_CONVERSATION,
 };
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder};
@@ -82,6 +82,44 @@ impl Fake {
     async fn populate(&self, conversation: &str, count: usize) {
         let body = json!({"account": ACCOUNT_SID, "conversation": conversation, "count": count});
         self.control("POST", "populate", body).await;
+    }
+
+    /// Makes or changes v1 conversations; their SIDs.
+    async fn arrange(&self, wanted: Value) -> Value {
+        self.control("POST", "conversations", wanted).await["conversations"].take()
+    }
+
+    async fn credentials(&self, change: Value) {
+        self.control("PUT", "credentials", change).await;
+    }
+
+    /// Fetches alice as this user.
+    async fn as_user(&self, user: &str, password: &str) -> Answer {
+        let request = self.client.get(format!("{}{}", self.base, v1("/alice")));
+        answer(request.basic_auth(user, Some(password))).await
+    }
+
+    /// Fetches a participant of each face with this access token.
+    async fn as_bearer(&self, token: &Value) -> [Answer; 2] {
+        let get = |path: String| {
+            let request = self.client.get(format!("{}{path}", self.base));
+            answer(request.bearer_auth(token.as_str().unwrap()))
+        };
+        [get(v1("/alice")).await, get(v2(&format!("/{NOOR}"))).await]
+    }
+
+    async fn ask_token(&self, client_id: &str, client_secret: &str) -> Answer {
+        let form = [
+            ("grant_type", "client_credentials"),
+            ("client_id", client_id),
+            ("client_secret", client_secret),
+        ];
+        answer(self.client.post(format!("{}/v2/token", self.base)).form(&form)).await
+    }
+
+    /// An access token of the default account.
+    async fn token(&self) -> Value {
+        self.ask_token(OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET).await.ok(200)["access_token"].clone()
     }
 
     async fn fault(&self, fault: Value) {
@@ -335,6 +373,123 @@ async fn v1_pages_both_ways() {
 }
 
 #[tokio::test]
+async fn v1_lists_the_conversations_of_a_participant() {
+    let fake = Fake::start().await;
+    let timers = json!({"date_closed": "2026-03-01T00:00:00Z"});
+    let participants =
+        json!([{"identity": "erin"}, {"address": "+15550100040", "proxy_address": "+15550109001"}]);
+    let sids = fake
+        .arrange(json!({"unique_name": "case-1", "friendly_name": "Case 1", "attributes": "{\"a\":1}",
+            "state": "inactive", "timers": timers, "participants": participants}))
+        .await;
+    let page = fake.get("/v1/ParticipantConversations?Identity=erin").await;
+    page.keys("conversations meta");
+    let page = page.ok(200);
+    let sid = sids[0].as_str().unwrap();
+    let (conversation, participant) =
+        (format!("{}/v1/Conversations/{sid}", fake.base), format!("MB{:032}", 4));
+    let user = page["conversations"][0]["participant_user_sid"].clone();
+    assert!(user.as_str().unwrap().starts_with("US") && user.as_str().unwrap().len() == 34);
+    let expected = json!({
+        "account_sid": ACCOUNT_SID, "chat_service_sid": SERVICE_SID, "participant_sid": participant,
+        "participant_user_sid": user, "participant_identity": "erin", "participant_messaging_binding": null,
+        "conversation_sid": sid, "conversation_unique_name": "case-1", "conversation_friendly_name": "Case 1",
+        "conversation_attributes": "{\"a\":1}", "conversation_date_created": "2026-01-05T09:00:01Z",
+        "conversation_date_updated": "2026-01-05T09:00:01Z", "conversation_created_by": "system",
+        "conversation_state": "inactive", "conversation_timers": timers,
+        "links": {"participant": format!("{conversation}/Participants/{participant}"), "conversation": conversation},
+    });
+    assert_eq!(page["conversations"], json!([expected]));
+    assert_eq!(page["meta"]["key"], "conversations");
+
+    let below = format!("/v1/Services/{SERVICE_SID}/ParticipantConversations");
+    let by_address = fake.get(&format!("{below}?Address=%2B15550100040")).await.ok(200);
+    let found = &by_address["conversations"][0];
+    assert_eq!(
+        (&found["participant_identity"], &found["participant_user_sid"]),
+        (&Value::Null, &Value::Null)
+    );
+    let binding = json!({"type": "sms", "address": "+15550100040", "proxy_address": "+15550109001",
+        "projected_address": null, "level": null, "name": null});
+    assert_eq!(found["participant_messaging_binding"], binding);
+    assert!(
+        found["links"]["conversation"].as_str().unwrap().contains(&format!("/v1/Services/{SERVICE_SID}/"))
+    );
+
+    // A plus sign that is not encoded is a blank.
+    for nobody in ["Identity=nobody", "Address=+15550100040"] {
+        let page = fake.get(&format!("/v1/ParticipantConversations?{nobody}")).await.ok(200);
+        assert_eq!((&page["conversations"], &page["meta"]["next_page_url"]), (&json!([]), &Value::Null));
+    }
+    for query in ["", "?Identity=", "?Identity=erin&Address=%2B15550100040"] {
+        fake.get(&format!("/v1/ParticipantConversations{query}")).await.refused(400, 50451);
+    }
+    fake.get("/v1/Services/IS2/ParticipantConversations?Identity=erin").await.refused(404, 20404);
+    fake.get("/v2/ParticipantConversations?Identity=erin").await.refused(404, 20404);
+    fake.call("POST", "/v1/ParticipantConversations?Identity=erin").await.refused(405, 20004);
+    let log = fake.control("GET", "requests", Value::Null).await;
+    for (template, count) in
+        [("/v1/ParticipantConversations", 6), ("/v1/Services/{ChatServiceSid}/ParticipantConversations", 2)]
+    {
+        let counted = json!({"method": "GET", "path_template": template, "count": count});
+        assert!(log["by"].as_array().unwrap().contains(&counted), "{}", log["by"]);
+    }
+}
+
+#[tokio::test]
+async fn v1_pages_through_the_conversations_of_a_participant() {
+    let fake = Fake::start().await;
+    fake.arrange(json!({"count": 120, "unique_name": "n", "participants": [{"identity": "e r+n"}]})).await;
+    let names = |page: &Value| {
+        let found = page["conversations"].as_array().unwrap().iter();
+        found.map(|one| one["conversation_unique_name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let first = fake.get("/v1/ParticipantConversations?Identity=e%20r%2Bn&PageSize=100").await.ok(200);
+    assert_eq!((first["meta"]["page_size"].as_u64(), names(&first).len()), (Some(50), 50));
+    let second = fake.get(first["meta"]["next_page_url"].as_str().unwrap()).await.ok(200);
+    let third = fake.get(second["meta"]["next_page_url"].as_str().unwrap()).await.ok(200);
+    assert_eq!(third["meta"]["next_page_url"], Value::Null);
+    let all: Vec<_> = [&first, &second, &third].into_iter().flat_map(names).collect();
+    assert_eq!(all, (1..=120).map(|number| format!("n-{number}")).collect::<Vec<_>>());
+    let back = fake.get(third["meta"]["previous_page_url"].as_str().unwrap()).await.ok(200);
+    assert_eq!(names(&back), names(&second));
+}
+
+#[tokio::test]
+async fn v1_closed_conversations_are_read_only_and_give_their_pairs_free() {
+    let fake = Fake::start().await;
+    fake.arrange(json!({"conversation": "sandbox", "state": "closed"})).await;
+    fake.form(&v1(""), "Identity=eve").await.refused(400, 50377);
+    fake.form(&v1_one(ALICE), "Attributes={}").await.refused(400, 50377);
+    fake.call("DELETE", &v1_one(ALICE)).await.refused(400, 50377);
+    assert_eq!(ids(&fake.get(&v1("")).await.ok(200), "sid").len(), 3);
+    let found = fake.get("/v1/ParticipantConversations?Identity=alice").await.ok(200);
+    assert_eq!(found["conversations"][0]["conversation_state"], "closed");
+    fake.arrange(json!({"unique_name": "next"})).await;
+    let pair = "Address=+15550100001&ProxyAddress=+15550109001";
+    fake.form("/v1/Conversations/next/Participants", pair).await.ok(201);
+}
+
+#[tokio::test]
+async fn v1_channels_are_told_by_the_address() {
+    let fake = Fake::start().await;
+    for channel in ["whatsapp", "messenger", "rcs"] {
+        let (address, proxy) = (format!("{channel}:+15550100030"), format!("{channel}:sender"));
+        let created = fake.form(&v1(""), &format!("Address={address}&ProxyAddress={proxy}")).await.ok(201);
+        let binding = json!({"type": channel, "address": address, "proxy_address": proxy});
+        assert_eq!(created["messaging_binding"], binding);
+    }
+    let fallback = [
+        ("MessagingBinding.Address", "rcs:+15550100031"),
+        ("MessagingBinding.ProxyAddress", "rcs:sender"),
+        ("MessagingBinding.ProxyAddressFallback", "+15550109001"),
+    ];
+    let created = answer(fake.request("POST", &v1("")).form(&fallback)).await.ok(201);
+    let binding = json!({"type": "sms", "address": "+15550100031", "proxy_address": "+15550109001"});
+    assert_eq!(created["messaging_binding"], binding);
+}
+
+#[tokio::test]
 async fn v2_creates_fetches_and_replaces() {
     let fake = Fake::start().await;
     let addresses = json!([{"channel": "EMAIL", "address": "dana@example.com", "channelId": "c1"}]);
@@ -442,6 +597,89 @@ async fn accounts_log_in_and_are_apart() {
     for path in [v1(""), v2("")] {
         logged_in(sid, AUTH_TOKEN, path.clone()).await.refused(401, 20003);
         answer(fake.client.get(format!("{}{path}", fake.base))).await.refused(401, 20003);
+    }
+}
+
+#[tokio::test]
+async fn an_access_token_logs_in_until_it_expires_or_is_revoked() {
+    let fake = Fake::start().await;
+    let issued = fake.ask_token(OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET).await.ok(200);
+    assert_eq!((&issued["token_type"], &issued["expires_in"]), (&json!("Bearer"), &json!(3600)));
+    for answer in fake.as_bearer(&issued["access_token"]).await {
+        answer.ok(200);
+    }
+    // The lifetime is that of tokens issued from now on.
+    fake.credentials(json!({"token_ttl_s": 0})).await;
+    for answer in fake.as_bearer(&fake.token().await).await {
+        answer.refused(401, 20003);
+    }
+    for answer in fake.as_bearer(&issued["access_token"]).await {
+        answer.ok(200);
+    }
+    fake.credentials(json!({"revoke_tokens": true})).await;
+    for answer in fake.as_bearer(&issued["access_token"]).await {
+        answer.refused(401, 20003);
+    }
+    fake.control("POST", "reset", Value::Null).await;
+    assert_eq!(fake.ask_token(OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET).await.ok(200)["expires_in"], 3600);
+}
+
+#[tokio::test]
+async fn token_requests_that_are_refused() {
+    let fake = Fake::start().await;
+    fake.ask_token(OAUTH_CLIENT_ID, "wrong").await.refused(401, 20003);
+    fake.ask_token("OQ00000000000000000000000000000001", OAUTH_CLIENT_SECRET).await.refused(401, 20003);
+    let url = format!("{}/v2/token", fake.base);
+    let form = [("client_id", OAUTH_CLIENT_ID), ("client_secret", OAUTH_CLIENT_SECRET)];
+    answer(fake.client.post(&url).form(&form)).await.refused(400, 20001);
+    answer(fake.client.post(&url).json(&json!({}))).await.refused(400, 20001);
+    answer(fake.client.get(&url)).await.refused(405, 20004);
+}
+
+#[tokio::test]
+async fn token_requests_are_logged_without_the_secret_and_faults_find_them() {
+    let fake = Fake::start().await;
+    fake.fault(json!({"match": {"api": "v2"}, "status": 500})).await;
+    fake.ask_token(OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET).await.ok(200);
+    fake.fault(json!({"match": {"path_contains": "/token"}, "status": 503, "code": 20503})).await;
+    fake.ask_token(OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET).await.refused(503, 20503);
+    let log = fake.control("GET", "requests", Value::Null).await;
+    assert_eq!(log["by"], json!([{"method": "POST", "path_template": "/v2/token", "count": 2}]));
+    let body = format!("grant_type=client_credentials&client_id={OAUTH_CLIENT_ID}&client_secret=***");
+    assert_eq!((&log["last"][0]["body"], &log["last"][0]["account"]), (&json!(body), &json!(ACCOUNT_SID)));
+}
+
+#[tokio::test]
+async fn credentials_rotate_while_it_runs() {
+    let other = "AC11111111111111111111111111111111";
+    let account = Account { sid: other.into(), auth_token: "theirs".into() };
+    let fake = Fake::with(Settings { accounts: vec![account], ..Settings::default() }).await;
+    fake.credentials(json!({"auth_tokens": [AUTH_TOKEN, "secondary"]})).await;
+    fake.as_user(ACCOUNT_SID, AUTH_TOKEN).await.ok(200);
+    fake.as_user(ACCOUNT_SID, "secondary").await.ok(200);
+    fake.credentials(json!({"auth_tokens": ["secondary"], "api_secret": "a", "client_secret": "b"})).await;
+    fake.as_user(ACCOUNT_SID, AUTH_TOKEN).await.refused(401, 20003);
+    fake.as_user(API_KEY_SID, API_KEY_SECRET).await.refused(401, 20003);
+    fake.as_user(API_KEY_SID, "a").await.ok(200);
+    fake.ask_token(OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET).await.refused(401, 20003);
+    let token = fake.ask_token(OAUTH_CLIENT_ID, "b").await.ok(200)["access_token"].clone();
+
+    // Every account has a key and a client of its own.
+    fake.as_user(other, "theirs").await.ok(200);
+    fake.as_user("SK11111111111111111111111111111111", API_KEY_SECRET).await.ok(200);
+    fake.credentials(json!({"account": other, "auth_tokens": ["new"], "revoke_tokens": true})).await;
+    fake.as_user(other, "theirs").await.refused(401, 20003);
+    assert_eq!(fake.as_user(other, "new").await.ok(200)["account_sid"], other);
+    for answer in fake.as_bearer(&token).await {
+        answer.ok(200);
+    }
+
+    fake.control("POST", "reset", Value::Null).await;
+    fake.as_user(ACCOUNT_SID, "secondary").await.refused(401, 20003);
+    fake.as_user(ACCOUNT_SID, AUTH_TOKEN).await.ok(200);
+    fake.as_user(API_KEY_SID, API_KEY_SECRET).await.ok(200);
+    for answer in fake.as_bearer(&token).await {
+        answer.refused(401, 20003);
     }
 }
 
@@ -602,9 +840,25 @@ async fn control_routes_say_what_is_wrong() {
         ("populate", json!({"conversation": V1_CONVERSATION, "count": 998}), "1000"),
         ("populate", json!({"conversation": "nowhere", "count": 1}), "nowhere"),
         ("populate", json!({"account": "AC2", "conversation": V1_CONVERSATION, "count": 1}), "AC2"),
+        ("conversations", json!({"account": "AC2"}), "AC2"),
+        ("conversations", json!({"status": "closed"}), "status"),
+        ("conversations", json!({"state": "open"}), "open"),
+        ("conversations", json!({"participants": [{"name": "erin"}]}), "name"),
     ];
     for (route, body, named) in wrong {
         let refused = fake.json("POST", &format!("/_sandbox/{route}"), body).await;
+        assert_eq!(refused.status, 400, "{}", refused.text);
+        assert!(refused.body["error"].as_str().unwrap().contains(named), "{}", refused.text);
+    }
+    let wrong = [
+        (json!({"auth_token": ["a"]}), "auth_token"),
+        (json!({"auth_tokens": []}), "auth_tokens"),
+        (json!({"auth_tokens": ["a", "b", "c"]}), "auth_tokens"),
+        (json!({"token_ttl_s": -1}), "-1"),
+        (json!({"account": "AC2"}), "AC2"),
+    ];
+    for (body, named) in wrong {
+        let refused = fake.json("PUT", "/_sandbox/credentials", body).await;
         assert_eq!(refused.status, 400, "{}", refused.text);
         assert!(refused.body["error"].as_str().unwrap().contains(named), "{}", refused.text);
     }

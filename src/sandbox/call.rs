@@ -1,7 +1,7 @@
 //! A request, as every part of the sandbox sees it.
 
 use axum::body::Bytes;
-use axum::http::{HeaderMap, Method};
+use axum::http::{HeaderMap, Method, header};
 
 use super::route::Route;
 
@@ -16,4 +16,16 @@ pub(super) struct Call {
     pub(super) route: Route,
     /// The account it logged in to; `None` if it did not.
     pub(super) account: Option<String>,
+}
+
+impl Call {
+    /// Whether the body is of this type, parameters aside.
+    pub(super) fn has_content_type(&self, essence: &str) -> bool {
+        self.content_type().eq_ignore_ascii_case(essence)
+    }
+
+    pub(super) fn content_type(&self) -> &str {
+        let whole = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        whole.unwrap_or_default().split(';').next().unwrap_or_default().trim()
+    }
 }

@@ -6,13 +6,15 @@ use axum::body::Bytes;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use thiserror::Error;
 use url::form_urlencoded;
 
+use super::arrange::{ArrangeError, Arrangement};
+use super::credentials::ChangeError;
 use super::front::Shared;
 use super::seed::{ACCOUNT_SID, PopulateError};
 use super::{Fault, FaultError};
@@ -30,6 +32,10 @@ enum Refused {
     TooManyFaults,
     #[error(transparent)]
     Populate(#[from] PopulateError),
+    #[error(transparent)]
+    Credentials(#[from] ChangeError),
+    #[error(transparent)]
+    Arrange(#[from] ArrangeError),
     #[error("at_least={0} is no number")]
     AtLeast(String),
 }
@@ -47,6 +53,8 @@ pub(super) fn router() -> Router<Arc<Shared>> {
         .route("/release", post(release))
         .route("/requests", get(requests).delete(forget_requests))
         .route("/populate", post(populate))
+        .route("/conversations", post(arrange))
+        .route("/credentials", put(change_credentials))
         .route("/reset", post(reset))
         .fallback(no_such_route)
 }
@@ -102,11 +110,23 @@ async fn populate(State(shared): Sandbox, body: Bytes) -> Result<Json<Value>, Re
     let Populate { account, conversation, count } = serde_json::from_slice(&body)?;
     let account = account.unwrap_or_else(|| ACCOUNT_SID.to_owned());
     let mut store = shared.store();
-    let Some(tenant) = store.tenant(&account) else {
-        return Err(PopulateError::NoAccount(account).into());
-    };
+    let tenant = store.tenant(&account).ok_or_else(|| PopulateError::NoAccount(account.clone()))?;
     tenant.populate(&conversation, count)?;
     Ok(Json(json!({"added": count})))
+}
+
+async fn arrange(State(shared): Sandbox, body: Bytes) -> Result<Response, Refused> {
+    let wanted: Arrangement = serde_json::from_slice(&body)?;
+    let account = wanted.account.as_deref().unwrap_or(ACCOUNT_SID);
+    let mut store = shared.store();
+    let tenant = store.tenant(account).ok_or_else(|| PopulateError::NoAccount(account.to_owned()))?;
+    let conversations = tenant.arrange(&wanted)?;
+    Ok((StatusCode::CREATED, Json(json!({"conversations": conversations}))).into_response())
+}
+
+async fn change_credentials(State(shared): Sandbox, body: Bytes) -> Result<StatusCode, Refused> {
+    shared.credentials().change(serde_json::from_slice(&body)?)?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn reset(State(shared): Sandbox) -> StatusCode {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -13,10 +13,10 @@ use super::call::Call;
 use super::credentials::Credentials;
 use super::faults::Faults;
 use super::journal::Journal;
-use super::route::Route;
+use super::route::{Route, Target};
 use super::seed::{ACCOUNT_SID, AUTH_TOKEN};
 use super::store::{Store, Tenant};
-use super::{Account, Api, Cut, Fault, cut, v1, v2};
+use super::{Account, Api, Cut, Fault, cut, oauth, v1, v2};
 
 const MOST_BODY_BYTES: usize = 256 * 1024;
 
@@ -24,7 +24,7 @@ const MOST_BODY_BYTES: usize = 256 * 1024;
 pub(super) struct Shared {
     accounts: Vec<Account>,
     first_faults: Vec<Fault>,
-    credentials: Credentials,
+    credentials: Mutex<Credentials>,
     store: Mutex<Store>,
     journal: Mutex<Journal>,
     pub(super) faults: Faults,
@@ -36,7 +36,7 @@ impl Shared {
     pub(super) fn new(mut accounts: Vec<Account>, faults: Vec<Fault>) -> Shared {
         accounts.insert(0, Account { sid: ACCOUNT_SID.to_owned(), auth_token: AUTH_TOKEN.to_owned() });
         Shared {
-            credentials: Credentials::new(&accounts),
+            credentials: Mutex::new(Credentials::new(&accounts)),
             store: Mutex::new(Store::seeded(accounts.iter().map(|account| account.sid.as_str()))),
             journal: Mutex::default(),
             faults: Faults::new(faults.clone()),
@@ -51,6 +51,10 @@ impl Shared {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn credentials(&self) -> MutexGuard<'_, Credentials> {
+        self.credentials.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -58,6 +62,7 @@ impl Shared {
     /// Back to the start.
     pub(super) fn reset(&self) {
         *self.store() = Store::seeded(self.accounts.iter().map(|account| account.sid.as_str()));
+        self.credentials().reset(&self.accounts);
         self.journal().clear();
         self.faults.replace(self.first_faults.clone());
     }
@@ -71,9 +76,14 @@ pub(super) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -
     let Ok(body) = axum::body::to_bytes(body, MOST_BODY_BYTES).await else {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
+    let route = Route::parse(head.uri.path());
+    let account = match route.target {
+        Some(Target::Token) => oauth::account(&shared.credentials(), &body),
+        _ => shared.credentials().account(&head.headers, SystemTime::now()),
+    };
     let call = Call {
-        route: Route::parse(head.uri.path()),
-        account: shared.credentials.account(&head.headers),
+        route,
+        account,
         method: head.method,
         path: head.uri.path().to_owned(),
         query: head.uri.query().unwrap_or_default().to_owned(),
@@ -98,6 +108,9 @@ pub(super) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -
 }
 
 fn answer(shared: &Shared, call: &Call) -> Response {
+    if let Some(Target::Token) = call.route.target {
+        return oauth::answer(&mut shared.credentials(), call).unwrap_or_else(|| unauthorized(call));
+    }
     let mut store = shared.store();
     match call.account.as_ref().and_then(|account| store.tenant(account)) {
         None => unauthorized(call),

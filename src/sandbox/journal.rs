@@ -1,5 +1,6 @@
 //! The log of what was asked, so that a test can look at requests on the wire.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 use axum::http::{Method, header};
@@ -7,6 +8,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::call::Call;
+use super::oauth;
+use super::route::Target;
 
 const ENTRIES: usize = 1000;
 /// Bodies are cut to this in the log, which bounds its memory.
@@ -72,7 +75,11 @@ impl Entry {
                 })
                 .or_insert_with(|| value.clone().into_owned());
         }
-        let body = &call.body[..call.body.len().min(BODY_BYTES)];
+        let body = match call.route.target {
+            Some(Target::Token) => Cow::from(oauth::masked(&call.body).into_bytes()),
+            _ => Cow::from(&*call.body),
+        };
+        let body = &body[..body.len().min(BODY_BYTES)];
         Entry {
             method: call.method.to_string(),
             path: call.path.clone(),

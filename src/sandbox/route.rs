@@ -16,15 +16,26 @@ pub enum Api {
 /// A path, split and decoded.
 #[derive(Debug)]
 pub(super) struct Route {
-    /// The face that answers; `None` below neither `/v1` nor `/v2`.
+    /// The face that answers; `None` for what belongs to neither of them.
     pub(super) api: Option<Api>,
-    /// What is addressed; `None` when the face has no such path.
+    /// What is addressed; `None` when there is no such path.
     pub(super) target: Option<Target>,
+}
+
+#[derive(Debug)]
+pub(super) enum Target {
+    Participants(Participants),
+    /// The conversations of a participant, in a service or in the default one (v1 only).
+    ParticipantConversations {
+        service: Option<String>,
+    },
+    /// Access tokens. They live on a host of their own at Twilio, and their `/v2` is not that of the face.
+    Token,
 }
 
 /// Participants of a conversation, or one of them.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(super) struct Participants {
     /// The conversation service, where the path names one (v1 only).
     pub(super) service: Option<String>,
     pub(super) conversation: String,
@@ -37,6 +48,9 @@ impl Route {
     pub(super) fn parse(path: &str) -> Route {
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         let (api, rest) = match segments.as_slice() {
+            ["v2", "token"] => {
+                return Route { api: None, target: Some(Target::Token) };
+            }
             ["v1", rest @ ..] => (Api::V1, rest),
             ["v2", rest @ ..] => (Api::V2, rest),
             _ => {
@@ -48,9 +62,14 @@ impl Route {
             _ => (None, rest),
         };
         let target = match rest {
-            ["Conversations", conversation, "Participants"] => Target::decode(service, conversation, None),
+            ["ParticipantConversations"] if api == Api::V1 => {
+                optional(service).map(|service| Target::ParticipantConversations { service })
+            }
+            ["Conversations", conversation, "Participants"] => {
+                Participants::decode(service, conversation, None)
+            }
             ["Conversations", conversation, "Participants", participant] => {
-                Target::decode(service, conversation, Some(participant))
+                Participants::decode(service, conversation, Some(participant))
             }
             _ => None,
         };
@@ -59,8 +78,14 @@ impl Route {
 
     /// The path as the documentation writes it, for counting requests of one kind.
     pub(super) fn template(&self) -> &'static str {
-        let Some(target) = &self.target else {
-            return "(other)";
+        let target = match &self.target {
+            None => return "(other)",
+            Some(Target::Token) => return "/v2/token",
+            Some(Target::ParticipantConversations { service: None }) => return "/v1/ParticipantConversations",
+            Some(Target::ParticipantConversations { service: Some(_) }) => {
+                return "/v1/Services/{ChatServiceSid}/ParticipantConversations";
+            }
+            Some(Target::Participants(target)) => target,
         };
         match (self.api, &target.service, &target.participant) {
             (Some(Api::V2), _, None) => "/v2/Conversations/{ConversationSid}/Participants",
@@ -78,12 +103,23 @@ impl Route {
 }
 
 impl Target {
+    /// The conversation service that the path names.
+    pub(super) fn service(&self) -> Option<&str> {
+        match self {
+            Target::Participants(Participants { service, .. })
+            | Target::ParticipantConversations { service } => service.as_deref(),
+            Target::Token => None,
+        }
+    }
+}
+
+impl Participants {
     fn decode(service: Option<&str>, conversation: &str, participant: Option<&str>) -> Option<Target> {
-        Some(Target {
+        Some(Target::Participants(Participants {
             service: optional(service)?,
             conversation: segment(conversation)?,
             participant: optional(participant)?,
-        })
+        }))
     }
 }
 
@@ -108,7 +144,7 @@ mod tests {
     #[test]
     fn a_segment_is_decoded_once() {
         let route = Route::parse("/v1/Conversations/sandbox/Participants/a%2Fb%2520c+d");
-        let target = route.target.unwrap();
+        let Some(Target::Participants(target)) = route.target else { panic!("{route:?}") };
         assert_eq!(target.participant.as_deref(), Some("a/b%20c+d"));
         assert_eq!(target.service, None);
     }

@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
-use super::store::{ClassicConversation, OrchestratedConversation, Roster, Tenant};
+use super::store::{OrchestratedConversation, Roster, Tenant};
+use super::v1::conversation::Conversation as ClassicConversation;
 use super::v1::participant::{self as v1_participant, Binding};
 use super::v2::participant::{self as v2_participant, Address};
 
@@ -16,6 +17,10 @@ pub const AUTH_TOKEN: &str = "sandbox";
 pub const API_KEY_SID: &str = "SK00000000000000000000000000000000";
 /// The key's secret.
 pub const API_KEY_SECRET: &str = "sandbox";
+/// An OAuth client of that account.
+pub const OAUTH_CLIENT_ID: &str = "OQ00000000000000000000000000000000";
+/// The client's secret.
+pub const OAUTH_CLIENT_SECRET: &str = "sandbox";
 /// The default conversation service of every account.
 pub const SERVICE_SID: &str = "IS00000000000000000000000000000001";
 /// The v1 conversation of every account; its unique name is `sandbox`.
@@ -71,9 +76,10 @@ impl Tenant {
             last_classic: classic.len() as u64,
             last_orchestrated: orchestrated.len() as u64,
             classic: vec![ClassicConversation {
-                sid: V1_CONVERSATION.to_owned(),
                 unique_name: Some("sandbox".to_owned()),
+                friendly_name: Some("Sandbox".to_owned()),
                 roster: classic,
+                ..ClassicConversation::new(V1_CONVERSATION, seeded_at(0))
             }],
             orchestrated: vec![OrchestratedConversation {
                 id: V2_CONVERSATION.to_owned(),
@@ -90,21 +96,31 @@ impl Tenant {
         if let Some(index) = self.classic_index(conversation) {
             return self.populate_classic(index, count);
         }
-        if self.classic.len() + self.orchestrated.len() >= MOST_CONVERSATIONS {
-            return Err(PopulateError::TooMany(v1_participant::MOST));
-        }
         if conversation.starts_with("conv_conversation_") {
+            self.check_room()?;
             let id = conversation.to_owned();
             self.orchestrated.push(OrchestratedConversation { id, roster: Roster::default() });
             return self.populate_orchestrated(self.orchestrated.len() - 1, count);
         }
-        let hex = conversation.strip_prefix("CH").filter(|digits| digits.len() == 32);
-        if hex.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit())) {
-            let sid = conversation.to_owned();
-            self.classic.push(ClassicConversation { sid, unique_name: None, roster: Roster::default() });
-            return self.populate_classic(self.classic.len() - 1, count);
+        let index = self.make_classic(conversation)?;
+        self.populate_classic(index, count)
+    }
+
+    /// A new v1 conversation of this SID; the answer is where it is kept.
+    pub(super) fn make_classic(&mut self, sid: &str) -> Result<usize, PopulateError> {
+        let hex = sid.strip_prefix("CH").filter(|digits| digits.len() == 32);
+        if !hex.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+            return Err(PopulateError::NoConversation(sid.to_owned()));
         }
-        Err(PopulateError::NoConversation(conversation.to_owned()))
+        self.check_room()?;
+        let index = self.classic.len();
+        self.classic.push(ClassicConversation::new(sid, seeded_at(index as u64)));
+        Ok(index)
+    }
+
+    fn check_room(&self) -> Result<(), PopulateError> {
+        let full = self.classic.len() + self.orchestrated.len() >= MOST_CONVERSATIONS;
+        if full { Err(PopulateError::TooMany(v1_participant::MOST)) } else { Ok(()) }
     }
 
     fn populate_classic(&mut self, index: usize, count: usize) -> Result<(), PopulateError> {
@@ -144,6 +160,6 @@ impl Tenant {
 }
 
 /// A second later for each, always the same.
-fn seeded_at(serial: u64) -> SystemTime {
+pub(super) fn seeded_at(serial: u64) -> SystemTime {
     UNIX_EPOCH + SEEDED_AT + Duration::from_secs(serial)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::v1::participant as v1_participant;
+use super::v1::conversation::Conversation as ClassicConversation;
 use super::v2::participant as v2_participant;
 
 /// All accounts.
@@ -18,13 +18,6 @@ pub(super) struct Tenant {
     /// Of the participants, not of the accounts: every account counts from the same number.
     pub(super) last_classic: u64,
     pub(super) last_orchestrated: u64,
-}
-
-/// A v1 conversation, in the default service like all of them.
-pub(super) struct ClassicConversation {
-    pub(super) sid: String,
-    pub(super) unique_name: Option<String>,
-    pub(super) roster: Roster<v1_participant::Participant>,
 }
 
 /// A v2 conversation.
@@ -46,9 +39,7 @@ impl Store {
 impl Tenant {
     /// Where the conversation of this SID or unique name is kept.
     pub(super) fn classic_index(&self, key: &str) -> Option<usize> {
-        self.classic.iter().position(|conversation| {
-            conversation.sid == key || conversation.unique_name.as_deref() == Some(key)
-        })
+        self.classic.iter().position(|conversation| conversation.is_called(key))
     }
 
     pub(super) fn orchestrated(&self, id: &str) -> Option<&OrchestratedConversation> {

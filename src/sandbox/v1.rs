@@ -1,21 +1,25 @@
 //! The v1 face: Conversations (classic), forms in and JSON out.
 
+pub(super) mod conversation;
 pub(super) mod participant;
 pub(super) mod refusal;
 
 mod list;
+mod lookup;
 mod membership;
 mod view;
 
 use std::time::SystemTime;
 
-use axum::http::{Method, StatusCode, header};
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use url::form_urlencoded;
 
 use super::call::Call;
+use super::route::{Participants, Target};
 use super::seed::SERVICE_SID;
-use super::store::{ClassicConversation, Tenant};
+use super::store::Tenant;
+use conversation::Conversation;
 use list::list;
 use participant::Fields;
 use refusal::Refusal;
@@ -28,13 +32,33 @@ pub(super) fn answer(tenant: &mut Tenant, call: &Call) -> Response {
 fn fulfil(tenant: &mut Tenant, call: &Call) -> Result<Response, Refusal> {
     let not_found = || Refusal::NotFound(call.path.clone());
     let target = call.route.target.as_ref().ok_or_else(not_found)?;
-    if target.service.as_ref().is_some_and(|service| service != SERVICE_SID) {
+    if target.service().is_some_and(|service| service != SERVICE_SID) {
         return Err(not_found());
     }
-    let index = tenant.classic_index(&target.conversation).ok_or_else(not_found)?;
-    let view = View::of(call, target);
+    let view = View::of(call, target.service());
+    match target {
+        Target::Participants(target) => participants(tenant, call, target, &view),
+        Target::ParticipantConversations { .. } if call.method == Method::GET => {
+            lookup::conversations(tenant, call, &view)
+        }
+        Target::ParticipantConversations { .. } => Err(Refusal::MethodNotAllowed),
+        Target::Token => Err(not_found()),
+    }
+}
+
+fn participants(
+    tenant: &mut Tenant,
+    call: &Call,
+    target: &Participants,
+    view: &View<'_>,
+) -> Result<Response, Refusal> {
+    let index = tenant.classic_index(&target.conversation);
+    let index = index.ok_or_else(|| Refusal::NotFound(call.path.clone()))?;
+    if matches!(call.method, Method::POST | Method::DELETE) {
+        tenant.classic[index].check_open()?;
+    }
     match (&call.method, &target.participant) {
-        (&Method::GET, None) => list(tenant, index, call, &view),
+        (&Method::GET, None) => list(tenant, index, call, view),
         (&Method::POST, None) => {
             let serial = tenant.create_classic(index, &form(call)?, SystemTime::now())?;
             view.participant(tenant, index, serial, StatusCode::CREATED)
@@ -57,7 +81,7 @@ fn fulfil(tenant: &mut Tenant, call: &Call) -> Result<Response, Refusal> {
     }
 }
 
-fn serial_by_sid(conversation: &ClassicConversation, text: &str) -> Result<u64, Refusal> {
+fn serial_by_sid(conversation: &Conversation, text: &str) -> Result<u64, Refusal> {
     serial_of(text)
         .filter(|serial| conversation.roster.get(*serial).is_some())
         .ok_or_else(|| Refusal::NoParticipant(text.to_owned()))
@@ -65,7 +89,7 @@ fn serial_by_sid(conversation: &ClassicConversation, text: &str) -> Result<u64, 
 
 /// The documentation allows an identity in place of the SID where one participant is fetched, and nowhere
 /// else.
-fn serial_by_sid_or_identity(conversation: &ClassicConversation, key: &str) -> Result<u64, Refusal> {
+fn serial_by_sid_or_identity(conversation: &Conversation, key: &str) -> Result<u64, Refusal> {
     serial_by_sid(conversation, key).or_else(|refusal| {
         let mut participants = conversation.roster.iter();
         let found = participants.find(|(_, participant)| participant.identity.as_deref() == Some(key));
@@ -75,10 +99,9 @@ fn serial_by_sid_or_identity(conversation: &ClassicConversation, key: &str) -> R
 
 /// Names that it does not know are ignored, as with the real service.
 fn form(call: &Call) -> Result<Fields, Refusal> {
-    let content_type = call.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        return Err(Refusal::BadParameter(format!("Content-Type {essence:?} is not supported")));
+    if !call.has_content_type("application/x-www-form-urlencoded") {
+        let text = format!("Content-Type {:?} is not supported", call.content_type());
+        return Err(Refusal::BadParameter(text));
     }
     let mut fields = Fields::default();
     for (name, value) in form_urlencoded::parse(&call.body) {
@@ -86,6 +109,8 @@ fn form(call: &Call) -> Result<Fields, Refusal> {
             "Identity" => &mut fields.identity,
             "MessagingBinding.Address" => &mut fields.address,
             "MessagingBinding.ProxyAddress" => &mut fields.proxy,
+            // In no list of parameters, but in a sample of Twilio's OpenAPI description.
+            "MessagingBinding.ProxyAddressFallback" => &mut fields.proxy_fallback,
             "MessagingBinding.ProjectedAddress" => &mut fields.projected,
             "Attributes" => &mut fields.attributes,
             "RoleSid" => &mut fields.role_sid,

@@ -6,7 +6,7 @@ pub(super) mod problem;
 use std::time::SystemTime;
 
 use axum::Json;
-use axum::http::{Method, StatusCode, header};
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,6 +15,7 @@ use url::form_urlencoded;
 
 use super::call::Call;
 use super::dates;
+use super::route::Target;
 use super::store::{Cursor, OrchestratedConversation, Tenant};
 use participant::{Address, Draft, Participant, id, serial_of};
 use problem::{Invalid, Problem};
@@ -26,7 +27,9 @@ pub(super) fn answer(tenant: &mut Tenant, call: &Call) -> Response {
 }
 
 fn fulfil(tenant: &mut Tenant, call: &Call) -> Result<Response, Problem> {
-    let target = call.route.target.as_ref().ok_or(Problem::NotFound)?;
+    let Some(Target::Participants(target)) = &call.route.target else {
+        return Err(Problem::NotFound);
+    };
     let conversation = &target.conversation;
     tenant.orchestrated(conversation).ok_or(Problem::NotFound)?;
     match (&call.method, &target.participant) {
@@ -52,9 +55,7 @@ fn fulfil(tenant: &mut Tenant, call: &Call) -> Result<Response, Problem> {
 }
 
 fn check_json(call: &Call) -> Result<(), Problem> {
-    let content_type = call.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    match essence.eq_ignore_ascii_case("application/json") {
+    match call.has_content_type("application/json") {
         true => Ok(()),
         false => Err(Problem::UnsupportedMediaType),
     }

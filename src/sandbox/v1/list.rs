@@ -5,11 +5,10 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use url::form_urlencoded;
 
-use super::participant::Participant;
 use super::refusal::Refusal;
 use super::view::{Resource, View, serial_of, sid};
 use crate::sandbox::call::Call;
-use crate::sandbox::store::{Cursor, Tenant};
+use crate::sandbox::store::{Cursor, Page, Tenant};
 
 const MOST_PER_PAGE: usize = 100;
 
@@ -20,7 +19,7 @@ struct Listing<'a> {
 }
 
 #[derive(Serialize)]
-struct Meta {
+pub(super) struct Meta {
     page: u64,
     page_size: usize,
     first_page_url: String,
@@ -30,60 +29,57 @@ struct Meta {
     key: &'static str,
 }
 
-/// Twilio's tokens: `PA` and the SID that the page comes after, `PB` and the one it comes before. `Page` is
-/// for the client to count, and finds nothing.
-pub(in crate::sandbox) fn list(
-    tenant: &Tenant,
-    index: usize,
-    call: &Call,
-    view: &View<'_>,
-) -> Result<Response, Refusal> {
-    let asked = PageQuery::parse(&call.query)?;
+pub(super) fn list(tenant: &Tenant, index: usize, call: &Call, view: &View<'_>) -> Result<Response, Refusal> {
+    let asked = PageQuery::parse(&call.query, MOST_PER_PAGE)?;
     let conversation = &tenant.classic[index];
     let page = conversation.roster.page(asked.cursor(), asked.size);
-    let link = |number: u64, token: Option<String>| {
-        let token = token.map(|token| format!("&PageToken={token}")).unwrap_or_default();
-        format!("{}?PageSize={}&Page={number}{token}", view.collection(conversation), asked.size)
-    };
-    let neighbour = |there: bool, number: Option<u64>, token: Option<String>| {
-        number.filter(|_| there && token.is_some()).map(|number| link(number, token))
-    };
-    let token = |prefix: &str, end: Option<&(u64, &Participant)>| {
-        end.map(|(serial, _)| format!("{prefix}{}", sid(*serial)))
-    };
-    let meta = Meta {
-        page: asked.page,
-        page_size: asked.size,
-        first_page_url: link(0, None),
-        previous_page_url: neighbour(
-            page.more_before,
-            asked.page.checked_sub(1),
-            token("PB", page.items.first()),
-        ),
-        url: link(asked.page, asked.token.as_ref().map(|(text, _)| text.clone())),
-        next_page_url: neighbour(page.more_after, asked.page.checked_add(1), token("PA", page.items.last())),
-        key: "participants",
-    };
+    let meta = Meta::of(&asked, &page, &format!("{}?", view.collection(conversation)), "participants");
     let participants =
         page.items.iter().map(|(serial, one)| view.resource(tenant, conversation, *serial, one)).collect();
     Ok(Json(Listing { meta, participants }).into_response())
 }
 
-struct PageQuery {
-    size: usize,
+impl Meta {
+    /// Twilio's tokens: `PA` and the SID that the page comes after, `PB` and the one it comes before. `Page` is
+    /// for the client to count, and finds nothing. `url` ends where the query goes on.
+    pub(super) fn of<P>(asked: &PageQuery, page: &Page<'_, P>, url: &str, key: &'static str) -> Meta {
+        let link = |number: u64, token: Option<String>| {
+            let token = token.map(|token| format!("&PageToken={token}")).unwrap_or_default();
+            format!("{url}PageSize={}&Page={number}{token}", asked.size)
+        };
+        let neighbour = |there: bool, number: Option<u64>, prefix: &str, end: Option<&(u64, &P)>| {
+            let (number, (serial, _)) = (number.filter(|_| there)?, end?);
+            Some(link(number, Some(format!("{prefix}{}", sid(*serial)))))
+        };
+        let (first, last) = (page.items.first(), page.items.last());
+        Meta {
+            page: asked.page,
+            page_size: asked.size,
+            first_page_url: link(0, None),
+            previous_page_url: neighbour(page.more_before, asked.page.checked_sub(1), "PB", first),
+            url: link(asked.page, asked.token.as_ref().map(|(text, _)| text.clone())),
+            next_page_url: neighbour(page.more_after, asked.page.checked_add(1), "PA", last),
+            key,
+        }
+    }
+}
+
+pub(super) struct PageQuery {
+    pub(super) size: usize,
     page: u64,
     token: Option<(String, Cursor)>,
 }
 
 impl PageQuery {
-    fn parse(query: &str) -> Result<PageQuery, Refusal> {
+    /// A size above `most` is read as `most`.
+    pub(super) fn parse(query: &str, most: usize) -> Result<PageQuery, Refusal> {
         let mut asked = PageQuery { size: 50, page: 0, token: None };
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let bad = || Refusal::BadParameter(format!("{name} {value:?} is not valid"));
             match name.as_ref() {
                 "PageSize" => {
                     let size = value.parse().ok().filter(|size| *size >= 1).ok_or_else(bad)?;
-                    asked.size = MOST_PER_PAGE.min(size);
+                    asked.size = most.min(size);
                 }
                 "Page" => asked.page = value.parse().map_err(|_| bad())?,
                 "PageToken" => asked.token = Some((value.to_string(), cursor(&value).ok_or_else(bad)?)),
@@ -93,7 +89,7 @@ impl PageQuery {
         Ok(asked)
     }
 
-    fn cursor(&self) -> Cursor {
+    pub(super) fn cursor(&self) -> Cursor {
         self.token.as_ref().map_or(Cursor::Start, |(_, cursor)| *cursor)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use super::conversation::Conversation;
 use super::participant::{Binding, Fields, MOST, Participant, named};
 use super::refusal::Refusal;
 use crate::sandbox::store::Tenant;
@@ -57,7 +58,8 @@ impl Tenant {
         Ok(())
     }
 
-    /// An identity is unique in its conversation, a pair of address and proxy address in the account.
+    /// An identity is unique in its conversation, a pair of address and proxy address in the account. A closed
+    /// conversation gives its pairs free (<https://www.twilio.com/docs/api/errors/48031>).
     fn check_unique(&self, index: usize, own: Option<u64>, participant: &Participant) -> Result<(), Refusal> {
         let mut others = self.classic[index].roster.iter().filter(|(serial, _)| Some(*serial) != own);
         let Some(identity) = &participant.identity else {
@@ -74,7 +76,8 @@ impl Tenant {
         let Some(Binding { address: Some(address), proxy, .. }) = binding else {
             return Ok(());
         };
-        for (other_index, conversation) in self.classic.iter().enumerate() {
+        let open = |(_, conversation): &(usize, &Conversation)| conversation.check_open().is_ok();
+        for (other_index, conversation) in self.classic.iter().enumerate().filter(open) {
             let in_same = other_index == index;
             let taken = conversation
                 .roster

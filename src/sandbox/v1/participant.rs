@@ -3,6 +3,7 @@
 
 use std::time::SystemTime;
 
+use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::refusal::Refusal;
@@ -39,12 +40,17 @@ pub(in crate::sandbox) struct Binding {
     pub(in crate::sandbox) projected: Option<String>,
 }
 
-/// The form fields of a create or an update, as they came. `None` is a field that did not come.
-#[derive(Debug, Default)]
+/// The form fields of a create or an update, as they came; as JSON for the control routes. `None` is a field that did not come.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub(in crate::sandbox) struct Fields {
     pub(in crate::sandbox) identity: Option<String>,
     pub(in crate::sandbox) address: Option<String>,
+    #[serde(rename = "proxy_address")]
     pub(in crate::sandbox) proxy: Option<String>,
+    #[serde(skip)]
+    pub(in crate::sandbox) proxy_fallback: Option<String>,
+    #[serde(rename = "projected_address")]
     pub(in crate::sandbox) projected: Option<String>,
     pub(in crate::sandbox) attributes: Option<String>,
     pub(in crate::sandbox) role_sid: Option<String>,
@@ -57,6 +63,15 @@ pub(in crate::sandbox) struct Fields {
 impl Binding {
     pub(in crate::sandbox) fn between(address: &str, proxy: &str) -> Binding {
         Binding { address: Some(address.to_owned()), proxy: Some(proxy.to_owned()), projected: None }
+    }
+
+    /// RCS with an SMS sender to fall back on: in Twilio's sample the answer's binding is that of SMS.
+    fn or_sms(self, fallback: Option<&str>) -> Binding {
+        let number = self.address.as_deref().and_then(|address| address.strip_prefix("rcs:"));
+        match (number, fallback) {
+            (Some(number), Some(fallback)) => Binding::between(number, fallback),
+            _ => self,
+        }
     }
 
     /// The `type` of the binding, which nobody says but the address.
@@ -211,6 +226,8 @@ pub(in crate::sandbox) fn named(fields: &Fields) -> Result<(Option<String>, Opti
     let identity = fields.identity.as_deref().map(checked_identity).transpose()?.flatten();
     let Fields { address, proxy, projected, .. } = fields;
     let binding = Binding { address: address.clone(), proxy: proxy.clone(), projected: projected.clone() };
+    check_binding(&binding)?;
+    let binding = binding.or_sms(fields.proxy_fallback.as_deref());
     check_binding(&binding)?;
     match (identity, &binding) {
         (Some(identity), Binding { address: None, proxy: None, projected }) => {

@@ -54,6 +54,10 @@ pub(in crate::sandbox) enum Refusal {
     TooManyNonChat,
     #[error("LastReadMessageIndex is not valid: {0}")]
     BadLastReadIndex(String),
+    #[error("Conversation is closed")]
+    Closed,
+    #[error("Only one identifier allowed for lookup: use either Identity or Address")]
+    NotOneLookup,
     #[error("Failed to add proxy address {0}: not a messaging participant")]
     ProxyNotAdded(String),
     #[error("Failed to change proxy address: {0} is the proxy address already")]
@@ -75,6 +79,7 @@ impl Refusal {
             Refusal::AttributesNotJson(_) => 50304,
             Refusal::BadDateCreated(_) => 50308,
             Refusal::BadDateUpdated(_) => 50309,
+            Refusal::Closed => 50377,
             Refusal::BadAddress(_) => 50407,
             Refusal::BadProxyAddress(_) => 50408,
             Refusal::AddressIsProxy(_) => 50409,
@@ -89,6 +94,7 @@ impl Refusal {
             Refusal::ProxyNotAdded(_) => 50440,
             Refusal::ProxyUnchanged(_) => 50441,
             Refusal::ProjectedNotAdded(_) => 50442,
+            Refusal::NotOneLookup => 50451,
         }
     }
 

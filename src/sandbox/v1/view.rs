@@ -5,12 +5,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::conversation::Conversation;
 use super::participant::{Binding, Participant};
 use super::refusal::Refusal;
 use crate::sandbox::call::Call;
 use crate::sandbox::dates;
-use crate::sandbox::route::Target;
-use crate::sandbox::store::{ClassicConversation, Tenant};
+use crate::sandbox::store::Tenant;
 
 /// How the caller sees things: under which host, and through which of the two paths.
 pub(super) struct View<'a> {
@@ -61,19 +61,27 @@ impl<'a> BindingResource<'a> {
 }
 
 impl<'a> View<'a> {
-    pub(super) fn of(call: &'a Call, target: &'a Target) -> View<'a> {
-        View { host: host(&call.headers), service: target.service.as_deref() }
+    pub(super) fn of(call: &'a Call, service: Option<&'a str>) -> View<'a> {
+        View { host: host(&call.headers), service }
     }
 
-    pub(super) fn collection(&self, conversation: &ClassicConversation) -> String {
+    pub(super) fn root(&self) -> String {
         let service = self.service.map(|service| format!("/Services/{service}")).unwrap_or_default();
-        format!("http://{}/v1{service}/Conversations/{}/Participants", self.host, conversation.sid)
+        format!("http://{}/v1{service}", self.host)
+    }
+
+    pub(super) fn conversation(&self, conversation: &Conversation) -> String {
+        format!("{}/Conversations/{}", self.root(), conversation.sid)
+    }
+
+    pub(super) fn collection(&self, conversation: &Conversation) -> String {
+        format!("{}/Participants", self.conversation(conversation))
     }
 
     pub(super) fn resource<'b>(
         &'b self,
         tenant: &'b Tenant,
-        conversation: &'b ClassicConversation,
+        conversation: &'b Conversation,
         serial: u64,
         participant: &'b Participant,
     ) -> Resource<'b> {
