@@ -21,7 +21,7 @@ const REQUEST_ID: &str = "RQ0123456789abcdef0123456789abcdef";
 fn operations(face: Face) -> Vec<Operation> {
     let mut operations = vec![Operation::Fetch, Operation::List, Operation::Create, Operation::Update];
     if face == Face::V1 {
-        operations.push(Operation::Delete);
+        operations.extend([Operation::Delete, Operation::ListConversations]);
     }
     operations
 }

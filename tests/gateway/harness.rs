@@ -404,6 +404,14 @@ impl Control {
         self.http.post(format!("{}/release", self.base)).send().await.unwrap().error_for_status().unwrap();
     }
 
+    /// Makes v1 conversations, or changes one; their SIDs. See docs/sandbox.md.
+    pub async fn arrange(&self, wanted: Value) -> Vec<String> {
+        let answer =
+            self.http.post(format!("{}/conversations", self.base)).json(&wanted).send().await.unwrap();
+        assert_eq!(answer.status(), 201, "{wanted}");
+        serde_json::from_value(answer.json::<Value>().await.unwrap()["conversations"].take()).unwrap()
+    }
+
     pub async fn populate(&self, conversation: &ConversationRef, count: u32) {
         let body = json!({ "conversation": conversation.conversation_id, "count": count });
         let answer = self.http.post(format!("{}/populate", self.base)).json(&body).send().await.unwrap();

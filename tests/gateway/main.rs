@@ -8,6 +8,7 @@ mod bad_input;
 mod batch;
 mod cache;
 mod contract;
+mod conversations;
 mod deadlines;
 mod errors;
 mod fixtures;
