@@ -12,6 +12,7 @@ mod conversations;
 mod deadlines;
 mod errors;
 mod fixtures;
+mod golden;
 mod lists;
 mod metrics;
 mod outcomes;
