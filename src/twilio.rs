@@ -5,6 +5,7 @@
 //! contract's messages.
 
 mod account;
+mod drift;
 mod error;
 mod http;
 mod v1;

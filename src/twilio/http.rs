@@ -16,6 +16,7 @@ use tower::{Layer as _, Service, ServiceExt as _};
 use tracing::{Instrument as _, Span, field, info_span};
 use url::Url;
 
+use super::drift::Drift;
 use super::error::{self, Broken, Cause, Error, Operation, Problem, Subject};
 use super::{Budget, Settings};
 use crate::ids::{ApiVersion, Violation};
@@ -94,7 +95,7 @@ pub(super) struct Response {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
-    metrics: Metrics,
+    drift: Drift,
 }
 
 impl Response {
@@ -105,29 +106,30 @@ impl Response {
             return Err(self.broken(NOT_JSON.into()));
         }
         let mut json = serde_json::Deserializer::from_slice(&self.body);
-        let mut unknown_keys = 0;
-        let mut count = |_: serde_ignored::Path<'_>| unknown_keys += 1;
-        let counting = serde_ignored::Deserializer::new(&mut json, &mut count);
+        let mut unknown = |path: serde_ignored::Path<'_>| self.drift.unknown_key(self.version, &path);
+        let counting = serde_ignored::Deserializer::new(&mut json, &mut unknown);
         let decoded = serde_path_to_error::deserialize(counting).map_err(|error| {
             let path = error.path().to_string();
             if path == "." { NOT_JSON.into() } else { path }
         });
-        if unknown_keys > 0 {
-            self.metrics.keys_unknown(self.version.as_str(), unknown_keys);
-        }
         let rest = |value| json.end().map(|()| value).map_err(|_| "text follows the JSON body".into());
         decoded.and_then(rest).map_err(|what| self.broken(what))
     }
 
+    /// This key of the answer has a word, or the like, that this build does not know.
+    pub(super) fn unknown_value(&self, key: &'static str) {
+        self.drift.unknown_value(self.version, key);
+    }
+
     /// As if the delete whose answer was lost had been answered.
-    fn deleted(request: &Request, metrics: Metrics) -> Self {
+    fn deleted(request: &Request, drift: Drift) -> Self {
         Self {
             operation: request.operation,
             version: request.version,
             status: StatusCode::NO_CONTENT,
             headers: HeaderMap::new(),
             body: Bytes::new(),
-            metrics,
+            drift,
         }
     }
 
@@ -175,14 +177,17 @@ impl Http {
             // Only the stack below repeats requests: two places would multiply.
             .retry(reqwest::retry::never())
             .build()?;
+        let drift = Drift::new(metrics.clone());
         let attempt = Attempt {
             client,
             timeout: settings.attempt_timeout,
             max_body_bytes: settings.max_response_bytes,
             metrics: metrics.clone(),
+            drift: drift.clone(),
             propagate_trace: settings.propagate_trace,
         };
-        Ok(Self { stack: RetryLayer::new(RetryPolicy::new(settings.max_retries, metrics)).layer(attempt) })
+        let policy = RetryPolicy::new(settings.max_retries, metrics, drift);
+        Ok(Self { stack: RetryLayer::new(policy).layer(attempt) })
     }
 
     pub(super) async fn send(&self, request: Request) -> Result<Response, Error> {
@@ -197,6 +202,7 @@ struct Attempt {
     timeout: Duration,
     max_body_bytes: usize,
     metrics: Metrics,
+    drift: Drift,
     propagate_trace: bool,
 }
 
@@ -270,8 +276,8 @@ impl Attempt {
             let what = format!("unexpected HTTP status {}", status.as_u16());
             return Err(Cause::Broken(Broken { status, what, request_id }));
         }
-        let (operation, version, metrics) = (request.operation, request.version, self.metrics.clone());
-        Ok(Response { operation, version, status, headers, body, metrics })
+        let (operation, version, drift) = (request.operation, request.version, self.drift.clone());
+        Ok(Response { operation, version, status, headers, body, drift })
     }
 
     fn outgoing(&self, request: &Request) -> reqwest::RequestBuilder {

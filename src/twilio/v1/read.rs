@@ -8,7 +8,7 @@ use super::NULL;
 use crate::proto::{self, Address, Channel};
 use crate::twilio::error::Error;
 use crate::twilio::http::Response;
-use crate::twilio::wire::{channel, optional_timestamp, timestamp, with_etag};
+use crate::twilio::wire::{Unread, channel, optional_timestamp, timestamp, with_etag};
 use crate::twilio::{Cursor, Page};
 
 #[derive(Deserialize)]
@@ -53,24 +53,32 @@ struct Meta {
     page: Option<u32>,
     previous_page_url: Option<String>,
     next_page_url: Option<String>,
+    #[serde(rename = "key")]
+    _key: Option<Unread>,
+    #[serde(rename = "page_size")]
+    _page_size: Option<Unread>,
+    #[serde(rename = "first_page_url")]
+    _first_page_url: Option<Unread>,
+    #[serde(rename = "url")]
+    _url: Option<Unread>,
 }
 
 pub(in crate::twilio) fn participant(response: &Response) -> Result<proto::Participant, Error> {
-    response.json().map(Participant::into_proto)
+    response.json().map(|participant: Participant| participant.into_proto(response))
 }
 
 pub(in crate::twilio) fn page(response: &Response) -> Result<Page, Error> {
     let Envelope { participants, meta } = response.json()?;
     // Without either, a cut list would pass for a whole one.
     let participants = participants.ok_or_else(|| response.broken("participants".into()))?;
-    let Meta { page, previous_page_url, next_page_url } =
+    let Meta { page, previous_page_url, next_page_url, _key, _page_size, _first_page_url, _url } =
         meta.ok_or_else(|| response.broken("meta".into()))?;
     let cursor = |url: Option<String>, key: &str| match url.as_deref() {
         None | Some("") => Ok(None),
         Some(url) => cursor(url).map(Some).ok_or_else(|| response.broken(format!("meta.{key}"))),
     };
     Ok(Page {
-        participants: participants.into_iter().map(Participant::into_proto).collect(),
+        participants: participants.into_iter().map(|participant| participant.into_proto(response)).collect(),
         next: cursor(next_page_url, "next_page_url")?,
         // Twilio's own sample has a previous link on the first page, which would lead nowhere.
         previous: if page == Some(0) { None } else { cursor(previous_page_url, "previous_page_url")? },
@@ -94,7 +102,7 @@ fn cursor(url: &str) -> Option<Cursor> {
 }
 
 impl Participant {
-    fn into_proto(self) -> proto::Participant {
+    fn into_proto(self, response: &Response) -> proto::Participant {
         // No `..`: a key that is read and not carried over must not compile.
         let Self {
             account_sid,
@@ -114,18 +122,23 @@ impl Participant {
         let identity = identity.filter(|identity| !identity.is_empty() && identity != NULL);
         let chat =
             identity.map(|address| Address { channel: Channel::Chat.into(), address, ..Address::default() });
+        let binding = messaging_binding.and_then(|binding| binding.into_proto(response));
+        // Plain text in Twilio's schema: what is no date says nothing.
+        let last_read_time = last_read_timestamp.as_deref().and_then(timestamp);
+        if last_read_timestamp.is_some() && last_read_time.is_none() {
+            response.unknown_value("last_read_timestamp");
+        }
         with_etag(proto::Participant {
             id: sid.unwrap_or_default(),
             conversation_id: conversation_sid.unwrap_or_default(),
             account_id: account_sid.unwrap_or_default(),
             service_id: chat_service_sid.unwrap_or_default(),
             api_version: proto::ApiVersion::V1.into(),
-            addresses: chat.into_iter().chain(messaging_binding.and_then(Binding::into_proto)).collect(),
+            addresses: chat.into_iter().chain(binding).collect(),
             attributes,
             role_id: role_sid.unwrap_or_default(),
             last_read_message_index,
-            // Plain text in Twilio's schema: what is no date says nothing.
-            last_read_time: last_read_timestamp.as_deref().and_then(timestamp),
+            last_read_time,
             create_time: date_created,
             update_time: date_updated,
             url: url.unwrap_or_default(),
@@ -140,10 +153,14 @@ impl Participant {
 
 impl Binding {
     /// `None` for a binding that says nothing: all its keys may be there with nulls.
-    fn into_proto(self) -> Option<Address> {
+    fn into_proto(self, response: &Response) -> Option<Address> {
         let Self { channel: word, address, proxy_address, projected_address, level, name } = self;
+        let channel = channel(word.as_deref());
+        if channel == Channel::Other {
+            response.unknown_value("messaging_binding.type");
+        }
         let address = Address {
-            channel: channel(word.as_deref()).into(),
+            channel: channel.into(),
             upstream_channel: word.unwrap_or_default(),
             address: address.unwrap_or_default(),
             channel_id: String::new(),
