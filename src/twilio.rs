@@ -8,6 +8,8 @@ mod account;
 mod drift;
 mod error;
 mod http;
+#[cfg(test)]
+mod properties;
 mod v1;
 mod v2;
 mod wire;

@@ -96,8 +96,9 @@ fn name(mut path: &Path<'_>) -> String {
 }
 
 /// What a programmer calls a key: no number, address or mail address is.
-fn is_plain(key: &str) -> bool {
-    key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+pub(super) fn is_plain(key: &str) -> bool {
+    key.len() <= MAX_NAME_BYTES
+        && key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 

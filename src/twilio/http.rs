@@ -10,13 +10,14 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::redirect;
+use serde_path_to_error::Segment;
 use tokio::time::{Instant, timeout_at};
 use tower::retry::RetryLayer;
 use tower::{Layer as _, Service, ServiceExt as _};
 use tracing::{Instrument as _, Span, field, info_span};
 use url::Url;
 
-use super::drift::Drift;
+use super::drift::{self, Drift};
 use super::error::{self, Broken, Cause, Error, Operation, Problem, Subject};
 use super::{Budget, Settings};
 use crate::ids::{ApiVersion, Violation};
@@ -108,10 +109,7 @@ impl Response {
         let mut json = serde_json::Deserializer::from_slice(&self.body);
         let mut unknown = |path: serde_ignored::Path<'_>| self.drift.unknown_key(self.version, &path);
         let counting = serde_ignored::Deserializer::new(&mut json, &mut unknown);
-        let decoded = serde_path_to_error::deserialize(counting).map_err(|error| {
-            let path = error.path().to_string();
-            if path == "." { NOT_JSON.into() } else { path }
-        });
+        let decoded = serde_path_to_error::deserialize(counting).map_err(|error| key(error.path()));
         let rest = |value| json.end().map(|()| value).map_err(|_| "text follows the JSON body".into());
         decoded.and_then(rest).map_err(|what| self.broken(what))
     }
@@ -133,11 +131,35 @@ impl Response {
         }
     }
 
+    /// An answer with this body.
+    #[cfg(test)]
+    pub(super) fn of(version: ApiVersion, body: impl Into<Bytes>, drift: &Drift) -> Self {
+        let (status, headers) = (StatusCode::OK, HeaderMap::new());
+        Self {
+            operation: Operation::Fetch,
+            version,
+            status,
+            headers,
+            body: body.into(),
+            drift: drift.clone(),
+        }
+    }
+
     /// The answer is not what Twilio's contract says; `what` names a key.
     pub(super) fn broken(&self, what: String) -> Error {
         let broken = Broken { status: self.status, what, request_id: error::request_id(&self.headers) };
         Error { operation: self.operation, version: self.version, cause: Cause::Broken(broken) }
     }
+}
+
+/// The key that an error is about. It may be one that is not known, and then only a plain name is told.
+fn key(path: &serde_path_to_error::Path) -> String {
+    let is_plain = |segment: &Segment| match segment {
+        Segment::Map { key } => drift::is_plain(key),
+        Segment::Seq { .. } => true,
+        Segment::Enum { .. } | Segment::Unknown => false,
+    };
+    if path.iter().len() > 0 && path.iter().all(is_plain) { path.to_string() } else { NOT_JSON.into() }
 }
 
 /// Builds `base` + `/` + the segments, each percent-encoded, and checks that a URL parser sees just these segments.
@@ -346,6 +368,7 @@ fn span(request: &Request) -> Span {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::twilio::v1;
 
     fn path(segment: &str) -> String {
         let base = Url::parse("https://conversations.twilio.com/base/").unwrap();
@@ -364,6 +387,26 @@ mod tests {
             ("a+b@c.d", "a%2Bb%40c.d"),
         ] {
             assert_eq!(path(id), format!("/base/v1/Conversations/{encoded}"));
+        }
+    }
+
+    #[test]
+    fn an_error_names_a_key_of_the_answer_only_where_that_is_a_plain_name() {
+        let drift = Drift::new(Metrics::new(None).unwrap());
+        let long = format!(r#"{{"{}":x}}"#, "a".repeat(65));
+        for (body, what) in [
+            (r#"{"new_key":x}"#, "new_key"),
+            (r#"{"dana@example.com":x}"#, NOT_JSON),
+            (r#"{"+15550100001":x}"#, NOT_JSON),
+            (&long, NOT_JSON),
+            // A key that cannot be read, which the path would show as `?`.
+            (r#"{"sid":"MB1","ty\x":1}"#, NOT_JSON),
+        ] {
+            let response = Response::of(ApiVersion::V1, body.to_owned(), &drift);
+            let Err(Error { cause: Cause::Broken(broken), .. }) = v1::participant(&response) else {
+                panic!("{body}");
+            };
+            assert_eq!(broken.what, what, "{body}");
         }
     }
 
