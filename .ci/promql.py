@@ -30,6 +30,7 @@ PLAUSIBLE: dict[str, tuple[dict[str, str], float, float]] = {
     "how long they take, 99th percentile": (GET_PARTICIPANT, 0, 10),
     "is it Twilio": ({"url_template": "/v1/Conversations/{ConversationSid}/Participants/{Sid}"}, 0, 10),
     "does Twilio refuse": ({"http_response_status_code": "503"}, 0, 10),
+    "has Twilio's API changed": ({"participant_api_version": "v1", "participant_upstream_key": "new_key"}, 0, 10),
     "what the cache saves": ({}, 0, 1),
 }
 

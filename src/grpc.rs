@@ -15,7 +15,7 @@ use prost_types::Timestamp;
 use tonic::{Request, Response, Status};
 
 pub use call::{CallLayer, CallService};
-pub use status::{DOMAIN, On, Reason, Row, TABLE};
+pub use status::{DOMAIN, On, Reason, Retry, Row, TABLE, catalogue};
 
 use crate::ids::{Accounts, ApiVersion};
 use crate::participants::{Error, Participants, Read, Streamed};

@@ -5,9 +5,12 @@
 //! contract's messages.
 
 mod account;
+mod drift;
 mod error;
 mod http;
 mod prepared;
+#[cfg(test)]
+mod properties;
 mod v1;
 mod v2;
 mod wire;

@@ -1,16 +1,19 @@
 //! The documents say what the program does: tables that are made from the source are compared with it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use participant_gateway::grpc::TABLE;
+use participant_gateway::grpc::catalogue;
 use participant_gateway::{config, telemetry};
 
 /// A document with a table, what its markers are called, and what writes the table.
 type Document = (&'static str, &'static str, fn() -> String);
 
-const TABLES: [Document; 3] = [
+const TABLES: [Document; 6] = [
     ("docs/configuration.md", "settings", config::markdown),
+    ("docs/errors.md", "reasons", catalogue::reasons),
+    ("docs/errors.md", "rows", catalogue::rows),
+    ("docs/errors.md", "twilio-codes", catalogue::twilio_codes),
     ("docs/metrics.md", "metrics", telemetry::metrics::markdown),
     ("docs/tracing.md", "spans", telemetry::traces::markdown),
 ];
@@ -52,38 +55,58 @@ fn write_the_tables() {
     }
 }
 
+// === Twilio's codes, spelled from its error dictionary and from the contract, not from the source
+
+const REJECTED: &str = "INVALID_ARGUMENT `UPSTREAM_REJECTED_ARGUMENT`";
+const STATE: &str = "FAILED_PRECONDITION `UPSTREAM_STATE`";
+const CREDENTIALS: &str = "FAILED_PRECONDITION `UPSTREAM_CREDENTIALS_REJECTED`";
+const FORBIDDEN: &str = "FAILED_PRECONDITION `UPSTREAM_FORBIDDEN`";
+const CONVERSATION: &str = "NOT_FOUND `CONVERSATION_NOT_FOUND`";
+const PARTICIPANT: &str = "NOT_FOUND `PARTICIPANT_NOT_FOUND`";
+const EITHER: &str = "get, update, delete: NOT_FOUND `PARTICIPANT_NOT_FOUND`; \
+                      list, create: NOT_FOUND `CONVERSATION_NOT_FOUND`";
+const EXISTS: &str = "get, list, update, delete, list conversations: ABORTED `CONFLICT`; create: ALREADY_EXISTS `PARTICIPANT_EXISTS`";
+const CONFLICT: &str = "ABORTED `CONFLICT`";
+const THROTTLED: &str = "RESOURCE_EXHAUSTED `UPSTREAM_THROTTLED`";
+const LIMIT: &str = "RESOURCE_EXHAUSTED `UPSTREAM_LIMIT`";
+const CONTRACT: &str = "INTERNAL `UPSTREAM_CONTRACT_BROKEN`";
+const BY_STATUS: &str = "by the HTTP status";
+
+const CODES: &[(&str, &[u32])] = &[
+    (REJECTED, &[20001, 20422, 50100, 50109, 50200, 50203, 50204, 50206, 50207, 50211]),
+    (REJECTED, &[50303, 50304, 50308, 50309, 50407, 50408, 50409, 50411, 50412, 50414]),
+    (REJECTED, &[50420, 50421, 50424, 50431, 50434, 50451]),
+    (
+        STATE,
+        &[50377, 50385, 50413, 50415, 50427, 50435, 50439, 50440, 50441, 50442, 50443, 50444, 50452, 50453],
+    ),
+    (CREDENTIALS, &[20003]),
+    (FORBIDDEN, &[20005, 20006, 20403, 50107, 50430]),
+    (CONVERSATION, &[50350]),
+    (PARTICIPANT, &[50432]),
+    (EITHER, &[20404]),
+    (EXISTS, &[20409, 50416, 50425, 50433, 50437, 50438]),
+    (CONFLICT, &[50213, 50391, 50419, 50449]),
+    (THROTTLED, &[20429, 50063, 50074]),
+    (LIMIT, &[50208, 50214, 50417, 50418, 50422, 50426, 50436]),
+    (CONTRACT, &[20004]),
+    (BY_STATUS, &[20500, 20503, 50400, 50402, 50404, 50405, 50406]),
+];
+
 #[test]
-fn the_readme_explains_every_reason_under_its_code() {
-    let readme = read("README.md");
-    let (_, rest) = readme.split_once("| code | reason | what to do |\n").expect("the table of reasons");
-    let mut explained = BTreeSet::new();
-    let mut code = "";
-    for row in rest.lines().skip(1).take_while(|line| line.starts_with('|')) {
+fn each_of_twilios_codes_has_a_row_that_says_what_the_contract_says() {
+    let expected: BTreeMap<u32, &str> =
+        CODES.iter().flat_map(|(told, codes)| codes.iter().map(move |code| (*code, *told))).collect();
+    let document = read("docs/errors.md");
+    let (_, table, _) = around_the_table(&document, "twilio-codes");
+    let mut documented = BTreeMap::new();
+    for row in table.lines().skip(2) {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        let [_, first, reasons, _, _] = cells[..] else {
+        let [_, code, meaning, told, _] = cells[..] else {
             panic!("a row of three cells: {row}");
         };
-        if !first.is_empty() {
-            code = first;
-        }
-        let reasons = reasons.split(',').map(|reason| reason.trim().trim_matches('`'));
-        explained.extend(reasons.map(|reason| (code.to_owned(), reason.to_owned())));
+        assert!(!meaning.is_empty(), "{row}");
+        documented.insert(code.parse().expect("a code"), told);
     }
-    let told: BTreeSet<_> = TABLE
-        .iter()
-        .map(|row| (upper_snake(&format!("{:?}", row.code)), row.reason.as_str().to_owned()))
-        .collect();
-    assert_eq!(explained, told);
-}
-
-/// tonic's name of a code as the gRPC protocol spells it.
-fn upper_snake(name: &str) -> String {
-    let mut text = String::new();
-    for letter in name.chars() {
-        if letter.is_uppercase() && !text.is_empty() {
-            text.push('_');
-        }
-        text.push(letter.to_ascii_uppercase());
-    }
-    text
+    assert_eq!(documented, expected);
 }

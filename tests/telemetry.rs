@@ -638,3 +638,27 @@ async fn the_logs_filter_is_changed_while_the_process_runs() {
         .collect();
     assert_eq!(versions, ["v2"], "only what came after the change: {lines:#?}");
 }
+
+#[tokio::test]
+async fn what_twilio_has_added_is_logged_once_by_the_name_of_its_key() {
+    let mut process = Process::start(&[]).await;
+    let body = |secret: &str| {
+        let binding = json!({ "type": secret, "newer": secret });
+        json!({ "sid": "MB1", "new_key": secret, secret: 1, "messaging_binding": binding }).to_string()
+    };
+    for secret in ["+15550100001", "dana@example.com"] {
+        process.fault(json!({ "body": body(secret), "times": 1 })).await;
+        let mut read = get(V1_CONVERSATION, "alice");
+        read.get_mut().read_options = Some(ReadOptions { max_age: Some(prost_types::Duration::default()) });
+        process.client.get_participant(read).await.unwrap();
+    }
+    let (lines, _) = process.end().await;
+    let told: Vec<_> = lines.iter().filter(|line| line.get("key").is_some()).collect();
+    let mut keys: Vec<_> = told.iter().map(|line| line["key"].as_str().unwrap()).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["(other)", "messaging_binding.newer", "messaging_binding.type", "new_key"]);
+    assert!(told.iter().all(|line| line["level"] == "WARN" && line["api.version"] == "v1"), "{told:#?}");
+    for line in &lines {
+        assert!(!line.to_string().contains("+1555") && !line.to_string().contains("dana"), "{line}");
+    }
+}

@@ -1,5 +1,6 @@
 //! What a failure is for the caller: the only place that makes a status, by the rows of one table.
 
+pub mod catalogue;
 mod table;
 
 use std::collections::HashMap;
@@ -14,7 +15,7 @@ use crate::participants;
 use crate::proto::RequestFailure;
 use crate::twilio::{self, Broken, Cause, Operation, Problem};
 
-pub use table::{On, Reason, Row, TABLE};
+pub use table::{On, Reason, Retry, Row, TABLE};
 use table::{answered, row};
 
 /// `google.rpc.ErrorInfo.domain` of every error.
@@ -98,12 +99,7 @@ fn failure(error: &participants::Error, version: ApiVersion) -> Failure {
             failure.conflict(if ids::is_public(participant_id) { participant_id } else { "" });
             failure
         }
-        participants::Error::Bug => {
-            // A write may have been sent, and no repetition mends a bug.
-            let mut failure = Failure::new(row(Reason::Internal));
-            failure.no_retry();
-            failure
-        }
+        participants::Error::Bug => Failure::new(row(Reason::Internal)),
     };
     failure.about("api_version", Some(version));
     failure
@@ -158,13 +154,12 @@ fn of_problem(operation: Operation, problem: &Problem) -> Failure {
         Reason::ParticipantNotFound => failure.resource("Participant", &problem.subject.participant_id),
         Reason::ConversationNotFound => failure.resource("Conversation", &problem.subject.conversation_id),
         Reason::ParticipantExists => failure.conflict(problem.conflicting_id.as_deref().unwrap_or_default()),
-        Reason::UpstreamThrottled => failure.wait(problem.retry_after.unwrap_or(DEFAULT_WAIT)),
-        Reason::UpstreamUnavailable => {
-            if let Some(wait) = problem.retry_after {
-                failure.wait(wait);
-            }
-        }
         _ => {}
+    }
+    match (row.reason.retry(), problem.retry_after) {
+        (Retry::Wait, wait) => failure.wait(wait.unwrap_or(DEFAULT_WAIT)),
+        (Retry::WaitIfAsked, Some(wait)) => failure.wait(wait),
+        (Retry::WaitIfAsked, None) | (Retry::Untold | Retry::Never | Retry::NeverOnceSent, _) => {}
     }
     failure
 }
@@ -187,7 +182,7 @@ impl Failure {
             details: ErrorDetails::new(),
             metadata: MetadataMap::new(),
         };
-        if row.reason == Reason::WriteOutcomeUnknown {
+        if row.reason.retry() == Retry::Never {
             failure.no_retry();
         }
         failure

@@ -1,5 +1,5 @@
 //! What the gateway counts: one set of instruments, read by `/metrics` and pushed to a collector. Every label takes its
-//! values from a closed set.
+//! values from a closed set, but for the names of unknown keys, which are plain and at most a hundred for each API.
 
 use std::fmt;
 use std::sync::Arc;
@@ -81,8 +81,16 @@ const UNKNOWN_KEYS: Row = Row {
     prometheus: "participant_upstream_unknown_keys_total",
     kind: "counter",
     unit: "",
-    labels: &["participant.api.version"],
+    labels: &["participant.api.version", "participant.upstream.key"],
     help: "Keys in Twilio's answers that this build does not know and ignores: a sign that its API has changed",
+};
+const UNKNOWN_VALUES: Row = Row {
+    name: "participant.upstream.unknown_values",
+    prometheus: "participant_upstream_unknown_values_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.api.version", "participant.upstream.key"],
+    help: "Words of an enum that this build does not know and tells as OTHER, and times of `last_read_timestamp` that are no date",
 };
 const LOOKUPS: Row = Row {
     name: "participant.cache.lookups",
@@ -134,8 +142,20 @@ const BUILD: Row = Row {
 };
 
 /// Every metric, in the order in which they are documented. The process's own (`process_*`) come beside them.
-pub const METRICS: &[Row] =
-    &[CALLS, IN_FLIGHT, REQUESTS, RETRIES, UNKNOWN_KEYS, LOOKUPS, AGE, ENTRIES, WEIGHT, SPANS, BUILD];
+pub const METRICS: &[Row] = &[
+    CALLS,
+    IN_FLIGHT,
+    REQUESTS,
+    RETRIES,
+    UNKNOWN_KEYS,
+    UNKNOWN_VALUES,
+    LOOKUPS,
+    AGE,
+    ENTRIES,
+    WEIGHT,
+    SPANS,
+    BUILD,
+];
 
 /// The metrics as rows of a Markdown table.
 pub fn markdown() -> String {
@@ -167,6 +187,7 @@ struct Instruments {
     requests: Histogram<f64>,
     retries: Counter<u64>,
     unknown_keys: Counter<u64>,
+    unknown_values: Counter<u64>,
     lookups: Counter<u64>,
     age: Histogram<f64>,
     meter: Meter,
@@ -251,6 +272,7 @@ impl Metrics {
             requests: histogram(&REQUESTS, &DURATIONS),
             retries: counter(&RETRIES),
             unknown_keys: counter(&UNKNOWN_KEYS),
+            unknown_values: counter(&UNKNOWN_VALUES),
             lookups: counter(&LOOKUPS),
             age: histogram(&AGE, &AGES),
             meter: meter.clone(),
@@ -320,9 +342,23 @@ impl Metrics {
         self.0.retries.add(1, &labels);
     }
 
-    /// An answer had keys that are not known; `version` is `v1` or `v2`.
-    pub fn keys_unknown(&self, version: &'static str, count: u64) {
-        self.0.unknown_keys.add(count, &[KeyValue::new("participant.api.version", version)]);
+    /// An answer had a key that is not known; `version` is `v1` or `v2`. Names come from outside: the caller bounds what they
+    /// are and how many.
+    pub fn key_unknown(&self, version: &'static str, key: String) {
+        let labels = [
+            KeyValue::new("participant.api.version", version),
+            KeyValue::new("participant.upstream.key", key),
+        ];
+        self.0.unknown_keys.add(1, &labels);
+    }
+
+    /// An answer had a value of this key that is not known.
+    pub fn value_unknown(&self, version: &'static str, key: &'static str) {
+        let labels = [
+            KeyValue::new("participant.api.version", version),
+            KeyValue::new("participant.upstream.key", key),
+        ];
+        self.0.unknown_values.add(1, &labels);
     }
 
     /// A read was served, or not; `outcome` is one of those that the table lists.

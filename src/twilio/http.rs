@@ -11,12 +11,14 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::redirect;
+use serde_path_to_error::Segment;
 use tokio::time::{Instant, timeout_at};
 use tower::retry::RetryLayer;
 use tower::{Layer as _, Service, ServiceExt as _};
 use tracing::{Instrument as _, Span, field, info_span};
 use url::Url;
 
+use super::drift::{self, Drift};
 use super::error::{self, Broken, Cause, Error, Operation, Problem, Subject};
 use super::{Budget, Settings};
 use crate::ids::{ApiVersion, Violation};
@@ -110,7 +112,7 @@ pub(super) struct Response {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
-    metrics: Metrics,
+    drift: Drift,
 }
 
 impl Response {
@@ -121,16 +123,9 @@ impl Response {
             return Err(self.broken(NOT_JSON.into()));
         }
         let mut json = serde_json::Deserializer::from_slice(&self.body);
-        let mut unknown_keys = 0;
-        let mut count = |_: serde_ignored::Path<'_>| unknown_keys += 1;
-        let counting = serde_ignored::Deserializer::new(&mut json, &mut count);
-        let decoded = serde_path_to_error::deserialize(counting).map_err(|error| {
-            let path = error.path().to_string();
-            if path == "." { NOT_JSON.into() } else { path }
-        });
-        if unknown_keys > 0 {
-            self.metrics.keys_unknown(self.version.as_str(), unknown_keys);
-        }
+        let mut unknown = |path: serde_ignored::Path<'_>| self.drift.unknown_key(self.version, &path);
+        let counting = serde_ignored::Deserializer::new(&mut json, &mut unknown);
+        let decoded = serde_path_to_error::deserialize(counting).map_err(|error| key(error.path()));
         let rest = |value| json.end().map(|()| value).map_err(|_| "text follows the JSON body".into());
         decoded.and_then(rest).map_err(|what| self.broken(what))
     }
@@ -141,15 +136,34 @@ impl Response {
         date.and_then(|date| httpdate::parse_http_date(date).ok()).unwrap_or_else(SystemTime::now)
     }
 
+    /// This key of the answer has a word, or the like, that this build does not know.
+    pub(super) fn unknown_value(&self, key: &'static str) {
+        self.drift.unknown_value(self.version, key);
+    }
+
     /// As if the delete whose answer was lost had been answered.
-    fn deleted(request: &Request, metrics: Metrics) -> Self {
+    fn deleted(request: &Request, drift: Drift) -> Self {
         Self {
             operation: request.operation,
             version: request.version,
             status: StatusCode::NO_CONTENT,
             headers: HeaderMap::new(),
             body: Bytes::new(),
-            metrics,
+            drift,
+        }
+    }
+
+    /// An answer with this body.
+    #[cfg(test)]
+    pub(super) fn of(version: ApiVersion, body: impl Into<Bytes>, drift: &Drift) -> Self {
+        let (status, headers) = (StatusCode::OK, HeaderMap::new());
+        Self {
+            operation: Operation::Fetch,
+            version,
+            status,
+            headers,
+            body: body.into(),
+            drift: drift.clone(),
         }
     }
 
@@ -158,6 +172,16 @@ impl Response {
         let broken = Broken { status: self.status, what, request_id: error::request_id(&self.headers) };
         Error { operation: self.operation, version: self.version, cause: Cause::Broken(broken) }
     }
+}
+
+/// The key that an error is about. It may be one that is not known, and then only a plain name is told.
+fn key(path: &serde_path_to_error::Path) -> String {
+    let is_plain = |segment: &Segment| match segment {
+        Segment::Map { key } => drift::is_plain(key),
+        Segment::Seq { .. } => true,
+        Segment::Enum { .. } | Segment::Unknown => false,
+    };
+    if path.iter().len() > 0 && path.iter().all(is_plain) { path.to_string() } else { NOT_JSON.into() }
 }
 
 /// Builds `base` + `/` + the segments, each percent-encoded, and checks that a URL parser sees just these segments.
@@ -197,14 +221,17 @@ impl Http {
             // Only the stack below repeats requests: two places would multiply.
             .retry(reqwest::retry::never())
             .build()?;
+        let drift = Drift::new(metrics.clone());
         let attempt = Attempt {
             client,
             timeout: settings.attempt_timeout,
             max_body_bytes: settings.max_response_bytes,
             metrics: metrics.clone(),
+            drift: drift.clone(),
             propagate_trace: settings.propagate_trace,
         };
-        Ok(Self { stack: RetryLayer::new(RetryPolicy::new(settings.max_retries, metrics)).layer(attempt) })
+        let policy = RetryPolicy::new(settings.max_retries, metrics, drift);
+        Ok(Self { stack: RetryLayer::new(policy).layer(attempt) })
     }
 
     pub(super) async fn send(&self, request: Request) -> Result<Response, Error> {
@@ -219,6 +246,7 @@ struct Attempt {
     timeout: Duration,
     max_body_bytes: usize,
     metrics: Metrics,
+    drift: Drift,
     propagate_trace: bool,
 }
 
@@ -292,8 +320,8 @@ impl Attempt {
             let what = format!("unexpected HTTP status {}", status.as_u16());
             return Err(Cause::Broken(Broken { status, what, request_id }));
         }
-        let (operation, version, metrics) = (request.operation, request.version, self.metrics.clone());
-        Ok(Response { operation, version, status, headers, body, metrics })
+        let (operation, version, drift) = (request.operation, request.version, self.drift.clone());
+        Ok(Response { operation, version, status, headers, body, drift })
     }
 
     fn outgoing(&self, request: &Request) -> reqwest::RequestBuilder {
@@ -358,6 +386,7 @@ fn span(request: &Request) -> Span {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::twilio::v1;
 
     fn path(segment: &str) -> String {
         let base = Url::parse("https://conversations.twilio.com/base/").unwrap();
@@ -376,6 +405,26 @@ mod tests {
             ("a+b@c.d", "a%2Bb%40c.d"),
         ] {
             assert_eq!(path(id), format!("/base/v1/Conversations/{encoded}"));
+        }
+    }
+
+    #[test]
+    fn an_error_names_a_key_of_the_answer_only_where_that_is_a_plain_name() {
+        let drift = Drift::new(Metrics::new(None).unwrap());
+        let long = format!(r#"{{"{}":x}}"#, "a".repeat(65));
+        for (body, what) in [
+            (r#"{"new_key":x}"#, "new_key"),
+            (r#"{"dana@example.com":x}"#, NOT_JSON),
+            (r#"{"+15550100001":x}"#, NOT_JSON),
+            (&long, NOT_JSON),
+            // A key that cannot be read, which the path would show as `?`.
+            (r#"{"sid":"MB1","ty\x":1}"#, NOT_JSON),
+        ] {
+            let response = Response::of(ApiVersion::V1, body.to_owned(), &drift);
+            let Err(Error { cause: Cause::Broken(broken), .. }) = v1::participant(&response) else {
+                panic!("{body}");
+            };
+            assert_eq!(broken.what, what, "{body}");
         }
     }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::error::Error;
 use super::http::{Body, Response};
 use super::prepared::MASKED;
-use super::wire::{channel, optional_timestamp, participant_type, with_etag};
+use super::wire::{Unread, channel, optional_timestamp, participant_type, with_etag};
 use super::{Cursor, Page, Route, Update};
 use crate::ids::{Conversation, Field, Segment, Violation};
 use crate::proto::{self, Channel, ParticipantType};
@@ -65,20 +65,25 @@ struct Envelope {
 struct Meta {
     previous_token: Option<String>,
     next_token: Option<String>,
+    #[serde(rename = "key")]
+    _key: Option<Unread>,
+    #[serde(rename = "pageSize")]
+    _page_size: Option<Unread>,
 }
 
 pub(super) fn participant(response: &Response) -> Result<proto::Participant, Error> {
-    response.json().map(Participant::into_proto)
+    response.json().map(|participant: Participant| participant.into_proto(response))
 }
 
 pub(super) fn page(response: &Response) -> Result<Page<proto::Participant>, Error> {
     let Envelope { participants, meta } = response.json()?;
-    let Meta { previous_token, next_token } = meta.unwrap_or_default();
+    let Meta { previous_token, next_token, _key, _page_size } = meta.unwrap_or_default();
     let cursor = |token: Option<String>| {
         token.filter(|token| !token.is_empty()).map(|token| Cursor { page: String::new(), token })
     };
+    let participants = participants.unwrap_or_default().into_iter();
     Ok(Page {
-        items: participants.unwrap_or_default().into_iter().map(Participant::into_proto).collect(),
+        items: participants.map(|participant| participant.into_proto(response)).collect(),
         next: cursor(next_token),
         previous: cursor(previous_token),
         answered_at: response.answered_at(),
@@ -86,7 +91,7 @@ pub(super) fn page(response: &Response) -> Result<Page<proto::Participant>, Erro
 }
 
 impl Participant {
-    fn into_proto(self) -> proto::Participant {
+    fn into_proto(self, response: &Response) -> proto::Participant {
         // No `..`: a key that is read and not carried over must not compile.
         let Self {
             id,
@@ -99,16 +104,21 @@ impl Participant {
             created_at,
             updated_at,
         } = self;
+        let kind = participant_type(r#type.as_deref());
+        if kind == ParticipantType::Other {
+            response.unknown_value("type");
+        }
+        let addresses = addresses.unwrap_or_default().into_iter();
         with_etag(proto::Participant {
             id: id.unwrap_or_default(),
             conversation_id: conversation_id.unwrap_or_default(),
             account_id: account_id.unwrap_or_default(),
             api_version: proto::ApiVersion::V2.into(),
             display_name: name.unwrap_or_default(),
-            r#type: participant_type(r#type.as_deref()).into(),
+            r#type: kind.into(),
             upstream_type: r#type.unwrap_or_default(),
             profile_id: profile_id.unwrap_or_default(),
-            addresses: addresses.unwrap_or_default().into_iter().map(Address::into_proto).collect(),
+            addresses: addresses.map(|address| address.into_proto(response)).collect(),
             create_time: created_at,
             update_time: updated_at,
             service_id: String::new(),
@@ -123,10 +133,14 @@ impl Participant {
 }
 
 impl Address {
-    fn into_proto(self) -> proto::Address {
+    fn into_proto(self, response: &Response) -> proto::Address {
         let Self { channel: word, address, channel_id } = self;
+        let channel = channel(word.as_deref());
+        if channel == Channel::Other {
+            response.unknown_value("addresses.channel");
+        }
         proto::Address {
-            channel: channel(word.as_deref()).into(),
+            channel: channel.into(),
             upstream_channel: word.unwrap_or_default(),
             address: address.unwrap_or_default(),
             channel_id: channel_id.unwrap_or_default(),

@@ -2,9 +2,21 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use crate::proto::{Channel, ConversationState, Message as _, Participant, ParticipantType};
+
+/// The value of a key that Twilio documents and that nothing here needs. Declared, it is not taken for drift.
+pub(super) struct Unread;
+
+impl<'de> Deserialize<'de> for Unread {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Not `IgnoredAny`, which is how an unknown key is told from a known one.
+        Box::<RawValue>::deserialize(deserializer).map(|_| Self)
+    }
+}
 
 /// The contract's word for Twilio's: the same without the prefix, in either case; a word that is not known is OTHER.
 pub(super) fn channel(word: Option<&str>) -> Channel {
@@ -63,7 +75,7 @@ fn is_in_range(timestamp: &prost_types::Timestamp) -> bool {
 pub(super) fn optional_timestamp<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<prost_types::Timestamp>, D::Error> {
-    let text: Option<String> = serde::Deserialize::deserialize(deserializer)?;
+    let text: Option<String> = Deserialize::deserialize(deserializer)?;
     let parse =
         |text: String| timestamp(&text).ok_or_else(|| serde::de::Error::custom("not an RFC 3339 time"));
     text.map(parse).transpose()

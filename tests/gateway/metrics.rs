@@ -1,5 +1,6 @@
 //! What `/metrics` tells after calls of every kind.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use participant_gateway::proto::*;
@@ -8,6 +9,9 @@ use serde_json::json;
 
 use crate::harness::*;
 use crate::on_both_versions;
+
+const KEYS: &str = "participant_upstream_unknown_keys_total";
+const VALUES: &str = "participant_upstream_unknown_values_total";
 
 /// A scrape: every line that is a sample.
 struct Scrape(Vec<String>);
@@ -33,6 +37,17 @@ impl Scrape {
 
     fn lookups(&self, outcome: &str) -> f64 {
         self.sum("participant_cache_lookups_total", &[("participant_cache_outcome", outcome)])
+    }
+
+    /// What is counted under this name for this API, by key.
+    fn drift(&self, name: &str, face: Face) -> BTreeMap<String, f64> {
+        let series = format!("{name}{{");
+        let version = format!("participant_api_version=\"{}\"", face.api());
+        let lines = self.0.iter().filter(|line| line.starts_with(&series) && line.contains(&version));
+        let key = |line: &str| {
+            line.split_once("participant_upstream_key=\"").unwrap().1.split_once('"').unwrap().0.to_owned()
+        };
+        lines.map(|line| (key(line), line.rsplit(' ').next().unwrap().parse().unwrap())).collect()
     }
 
     fn calls(&self, method: &str, code: &str) -> f64 {
@@ -107,18 +122,87 @@ on_both_versions! {
         assert_eq!(scrape.sum("participant_upstream_retries_total", &[("url_template", template)]), 2.0);
     }
 
-    async fn keys_that_twilio_has_added_are_counted_and_ignored(face) {
+    async fn keys_that_twilio_has_added_are_counted_by_name_and_ignored(face) {
         let mut gateway = Gateway::start().await;
         let body = match face {
             Face::V1 => json!({ "sid": "MB1", "new_key": 1, "messaging_binding": { "type": "sms", "newer": {} } }),
-            Face::V2 => json!({ "id": "p1", "newKey": [1], "addresses": [{ "channel": "SMS", "newer": null }] }),
+            Face::V2 => json!({ "id": "p1", "new_key": [1], "addresses": [{ "channel": "SMS", "newer": null }] }),
+        };
+        gateway.sandbox.fault(json!({ "body": body.to_string(), "times": 2 })).await;
+        gateway.get(face.get()).await.unwrap();
+        gateway.get(face.get_fresh()).await.unwrap();
+        let page = json!({ "meta": { "newest": "alice" }, "participants": [body, body] });
+        gateway.sandbox.fault(json!({ "body": page.to_string(), "times": 1 })).await;
+        gateway.list(face.list()).await.unwrap();
+        let newer = if face == Face::V1 { "messaging_binding.newer" } else { "addresses.newer" };
+        let expected = BTreeMap::from([
+            ("new_key".to_owned(), 2.0),
+            (newer.to_owned(), 2.0),
+            ("participants.new_key".to_owned(), 2.0),
+            (format!("participants.{newer}"), 2.0),
+            ("meta.newest".to_owned(), 1.0),
+        ]);
+        assert_eq!(Scrape::of(&gateway).await.drift(KEYS, face), expected);
+    }
+
+    async fn names_of_keys_swell_nothing_and_hold_no_text(face) {
+        let mut gateway = Gateway::start().await;
+        let mut body = json!({ "+15550100001": 1, "dana@example.com": 1, "two words": 1, "": 1 });
+        body["x".repeat(65)] = json!(1);
+        gateway.sandbox.fault(json!({ "body": body.to_string(), "times": 1 })).await;
+        gateway.get(face.get_fresh()).await.unwrap();
+        for round in ["a", "b"] {
+            let body: BTreeMap<_, _> = (0..90).map(|at| (format!("{round}{at}"), 1)).collect();
+            gateway.sandbox.fault(json!({ "body": json!(body).to_string(), "times": 1 })).await;
+            gateway.get(face.get_fresh()).await.unwrap();
+        }
+        let counted = Scrape::of(&gateway).await.drift(KEYS, face);
+        assert_eq!(counted.len(), 101);
+        assert_eq!((counted["(other)"], counted["a7"], counted["(more)"]), (5.0, 1.0, 81.0));
+    }
+
+    async fn words_that_twilio_has_added_are_counted_by_key(face) {
+        let mut gateway = Gateway::start().await;
+        let (body, expected) = match face {
+            Face::V1 => (
+                json!({ "sid": "MB1", "messaging_binding": { "type": "pigeon" }, "last_read_timestamp": "noon" }),
+                ["last_read_timestamp", "messaging_binding.type"],
+            ),
+            Face::V2 => (
+                json!({ "id": "p1", "type": "PIGEON", "addresses": [{ "channel": "SMS" }, { "channel": "AIR" }] }),
+                ["addresses.channel", "type"],
+            ),
         };
         gateway.sandbox.fault(json!({ "body": body.to_string(), "times": 1 })).await;
         gateway.get(face.get()).await.unwrap();
-        gateway.get(face.get_fresh()).await.unwrap();
-        let labels = [("participant_api_version", face.api())];
+        let page = json!({ "meta": {}, "participants": [body, body] });
+        gateway.sandbox.fault(json!({ "body": page.to_string(), "times": 1 })).await;
+        gateway.list(face.list()).await.unwrap();
         let scrape = Scrape::of(&gateway).await;
-        assert_eq!(scrape.sum("participant_upstream_unknown_keys_total", &labels), 2.0);
+        assert_eq!(scrape.drift(VALUES, face), expected.map(|key| (key.to_owned(), 3.0)).into());
+        assert_eq!(scrape.drift(KEYS, face), BTreeMap::new());
+    }
+
+    async fn what_twilio_documents_is_no_drift(face) {
+        let mut gateway = Gateway::start().await;
+        let (participant, page) = match face {
+            Face::V1 => (
+                include_str!("../fixtures/v1/binding_all_nulls.json"),
+                include_str!("../fixtures/v1/list.json"),
+            ),
+            Face::V2 => (include_str!("../fixtures/v2/create.json"), include_str!("../fixtures/v2/list.json")),
+        };
+        // The sandbox's own answers first.
+        gateway.get(face.get_fresh()).await.unwrap();
+        gateway.list(face.list()).await.unwrap();
+        gateway.sandbox.fault(json!({ "body": participant, "times": 1 })).await;
+        gateway.get(face.get_fresh()).await.unwrap();
+        gateway.sandbox.fault(json!({ "body": page, "times": 1 })).await;
+        gateway.list(ListParticipantsRequest { page_size: 7, ..face.list() }).await.unwrap();
+        let scrape = Scrape::of(&gateway).await;
+        for name in [KEYS, VALUES] {
+            assert_eq!(scrape.drift(name, face), BTreeMap::new(), "{name}");
+        }
     }
 
     async fn a_call_that_its_caller_left_is_counted(face) {
@@ -154,7 +238,7 @@ on_both_versions! {
 async fn every_metric_of_the_table_is_there_and_no_other() {
     let mut gateway = Gateway::start().await;
     gateway.sandbox.fault(json!({ "status": 503, "times": 1 })).await;
-    gateway.sandbox.fault(json!({ "body": r#"{"new":1}"#, "times": 1 })).await;
+    gateway.sandbox.fault(json!({ "body": r#"{"new":1,"last_read_timestamp":"x"}"#, "times": 1 })).await;
     for _ in 0..2 {
         gateway.get(Face::V1.get()).await.unwrap();
     }

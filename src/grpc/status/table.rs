@@ -78,6 +78,81 @@ impl Reason {
             Self::Internal => "INTERNAL",
         }
     }
+
+    /// What the error tells clients and meshes about repeating the call.
+    pub fn retry(self) -> Retry {
+        match self {
+            Self::UpstreamThrottled => Retry::Wait,
+            Self::UpstreamUnavailable => Retry::WaitIfAsked,
+            // A bug: a write may have been sent, and no repetition mends it.
+            Self::WriteOutcomeUnknown | Self::Internal => Retry::Never,
+            Self::Deadline | Self::UpstreamContractBroken => Retry::NeverOnceSent,
+            Self::InvalidRequest
+            | Self::InvalidPageToken
+            | Self::AccountUnknown
+            | Self::OperationNotSupportedByUpstream
+            | Self::UpstreamRejectedArgument
+            | Self::UpstreamState
+            | Self::ParticipantNotFound
+            | Self::ConversationNotFound
+            | Self::ParticipantExists
+            | Self::Conflict
+            | Self::EtagMismatch
+            | Self::UpstreamLimit
+            | Self::UpstreamCredentialsRejected
+            | Self::UpstreamForbidden
+            | Self::ShuttingDown => Retry::Untold,
+        }
+    }
+
+    /// What a caller, or who is on call, does about it; a cell of `docs/errors.md`.
+    pub fn what_to_do(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "correct the fields that `BadRequest` lists",
+            Self::InvalidPageToken => "begin the list again; a token belongs to one list of one account",
+            Self::AccountUnknown => "configure the account, or leave `account_id` empty",
+            Self::OperationNotSupportedByUpstream => "this API version cannot do it",
+            Self::UpstreamRejectedArgument => "read the page that `Help` links",
+            Self::UpstreamState => "the conversation is closed, or the like: see `twilio_code`",
+            Self::UpstreamCredentialsRejected => "on-call: replace the account's credentials",
+            Self::UpstreamForbidden => "on-call: the credentials lack a permission",
+            Self::ParticipantNotFound | Self::ConversationNotFound => {
+                "`ResourceInfo` says which is missing; remembered for `cache.negative_ttl` (5 s)"
+            }
+            Self::ParticipantExists => "`ResourceInfo` names the other where Twilio tells it",
+            Self::Conflict => "read again, then repeat",
+            Self::EtagMismatch => "read again, decide anew, then repeat with the new etag",
+            Self::UpstreamThrottled => "wait as long as `RetryInfo` says",
+            Self::UpstreamLimit => "a limit on how many there may be; waiting does not help",
+            Self::UpstreamUnavailable => "repeat, with backoff; look at Twilio's status",
+            Self::ShuttingDown => "repeat: another replica answers",
+            Self::WriteOutcomeUnknown => {
+                "the gateway has looked and could not tell: read before repeating, the write may still take effect"
+            }
+            Self::Deadline => {
+                "a longer deadline, or a look at the latency; the message says if a write was sent"
+            }
+            Self::UpstreamContractBroken => {
+                "the message names the key that Twilio sent otherwise than documented: report it"
+            }
+            Self::Internal => "a bug here: report it with the log line",
+        }
+    }
+}
+
+/// What an error tells clients and meshes about repeating the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// Nothing.
+    Untold,
+    /// `RetryInfo`: the wait that Twilio asks for, or a second.
+    Wait,
+    /// `RetryInfo` where Twilio asks for a wait.
+    WaitIfAsked,
+    /// `grpc-retry-pushback-ms: -1`: not by themselves.
+    Never,
+    /// As `Never` where a write was sent.
+    NeverOnceSent,
 }
 
 /// Which requests to Twilio a row is about.
@@ -106,6 +181,16 @@ impl On {
         }
     }
 }
+
+/// Every request to Twilio, and what its call is named after.
+pub(super) const REQUESTS: [(Operation, &str); 6] = [
+    (Operation::Fetch, "get"),
+    (Operation::List, "list"),
+    (Operation::Create, "create"),
+    (Operation::Update, "update"),
+    (Operation::Delete, "delete"),
+    (Operation::ListConversations, "list conversations"),
+];
 
 /// One row: what happened, and what the caller is told.
 #[derive(Debug)]
@@ -298,10 +383,18 @@ pub(super) fn answered(operation: Operation, problem: &Problem) -> &'static Row 
         403 => return row(Reason::UpstreamForbidden),
         _ => {}
     }
-    let mut rows = TABLE.iter().filter(|row| row.on.includes(operation));
-    let by_code = |row: &&Row| problem.code.is_some_and(|code| row.twilio_codes.contains(&code));
     let by_status = |row: &&Row| row.statuses.iter().any(|(first, last)| (*first..=*last).contains(&status));
-    rows.clone().find(by_code).or_else(|| rows.find(by_status)).unwrap_or(row(Reason::UpstreamContractBroken))
+    let known = problem.code.and_then(|code| by_code(operation, code));
+    known.or_else(|| about(operation).find(by_status)).unwrap_or(row(Reason::UpstreamContractBroken))
+}
+
+/// The row that Twilio's code decides on, if one does.
+pub(super) fn by_code(operation: Operation, code: i64) -> Option<&'static Row> {
+    about(operation).find(|row| row.twilio_codes.contains(&code))
+}
+
+fn about(operation: Operation) -> impl Iterator<Item = &'static Row> {
+    TABLE.iter().filter(move |row| row.on.includes(operation))
 }
 
 #[cfg(test)]
@@ -310,15 +403,6 @@ mod tests {
 
     use super::*;
     use crate::twilio::Subject;
-
-    const OPERATIONS: [Operation; 6] = [
-        Operation::Fetch,
-        Operation::List,
-        Operation::Create,
-        Operation::Update,
-        Operation::Delete,
-        Operation::ListConversations,
-    ];
 
     fn told(operation: Operation, status: u16, code: Option<i64>) -> (Code, &'static str) {
         let status = StatusCode::from_u16(status).unwrap();
@@ -365,7 +449,7 @@ mod tests {
 
     #[test]
     fn every_error_status_is_told_as_an_error_of_its_own_row() {
-        for operation in OPERATIONS {
+        for (operation, _) in REQUESTS {
             for status in 400..600 {
                 let (code, reason) = told(operation, status, None);
                 let unforeseen = reason == "UPSTREAM_CONTRACT_BROKEN";
@@ -402,7 +486,7 @@ mod tests {
 
     #[test]
     fn only_a_write_that_may_repeat_has_an_unknown_outcome() {
-        for operation in OPERATIONS {
+        for (operation, _) in REQUESTS {
             let expected = match operation {
                 Operation::Create | Operation::Update => (Code::Unknown, "WRITE_OUTCOME_UNKNOWN"),
                 Operation::Fetch | Operation::List | Operation::Delete | Operation::ListConversations => {

@@ -10,6 +10,7 @@ use tower::util::rng::{HasherRng, Rng as _};
 
 use super::{Request, Response};
 use crate::telemetry::Metrics;
+use crate::twilio::drift::Drift;
 use crate::twilio::error::{Error, Operation};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -20,13 +21,14 @@ pub(super) struct RetryPolicy {
     max_resends: u32,
     budget: Arc<TpsBudget>,
     metrics: Metrics,
+    drift: Drift,
 }
 
 impl RetryPolicy {
-    pub(super) fn new(max_resends: u32, metrics: Metrics) -> Self {
+    pub(super) fn new(max_resends: u32, metrics: Metrics, drift: Drift) -> Self {
         // Two retries for ten requests at most, and ten a second for a quiet process.
         let budget = Arc::new(TpsBudget::new(Duration::from_secs(10), 10, 0.2));
-        Self { max_resends, budget, metrics }
+        Self { max_resends, budget, metrics, drift }
     }
 }
 
@@ -43,7 +45,7 @@ impl Policy<Request, Response, Error> for RetryPolicy {
             && request.history.may_have_been_processed
         {
             // An earlier attempt deleted it, and only its answer was lost.
-            *result = Ok(Response::deleted(request, self.metrics.clone()));
+            *result = Ok(Response::deleted(request, self.drift.clone()));
             return None;
         }
         let backoff = backoff(request.history.resends);

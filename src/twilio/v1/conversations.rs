@@ -1,14 +1,13 @@
 //! The conversations of a person: `ParticipantConversations`, below the account's default service or one that is named.
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 use super::read::{Binding, Meta, addresses, attributes, page_of};
 use crate::ids::{Person, PersonKey};
-use crate::proto;
+use crate::proto::{self, ConversationState};
 use crate::twilio::error::Error;
 use crate::twilio::http::Response;
-use crate::twilio::wire::{conversation_state, optional_timestamp};
+use crate::twilio::wire::{Unread, conversation_state, optional_timestamp};
 use crate::twilio::{Page, Route};
 
 const COLLECTION: &str = "/v1/ParticipantConversations";
@@ -58,9 +57,9 @@ struct Conversation {
     conversation_created_by: Option<String>,
     conversation_state: Option<String>,
     conversation_timers: Option<Timers>,
-    /// URLs of what the SIDs tell: known, and not needed.
+    /// URLs of what the SIDs tell.
     #[serde(rename = "links")]
-    _links: Option<IgnoredAny>,
+    _links: Option<Unread>,
 }
 
 #[derive(Default, Deserialize)]
@@ -75,11 +74,11 @@ pub(in crate::twilio) fn conversations(
     response: &Response,
 ) -> Result<Page<proto::ParticipantConversation>, Error> {
     let Envelope { conversations, meta } = response.json()?;
-    page_of(response, ("conversations", conversations), meta, Conversation::into_proto)
+    page_of(response, ("conversations", conversations), meta, |one| one.into_proto(response))
 }
 
 impl Conversation {
-    fn into_proto(self) -> proto::ParticipantConversation {
+    fn into_proto(self, response: &Response) -> proto::ParticipantConversation {
         // No `..`: a key that is read and not carried over must not compile.
         let Self {
             account_sid,
@@ -95,23 +94,30 @@ impl Conversation {
             conversation_date_created,
             conversation_date_updated,
             conversation_created_by,
-            conversation_state: state,
+            conversation_state: word,
             conversation_timers,
             _links: _,
         } = self;
         let Timers { date_inactive, date_closed } = conversation_timers.unwrap_or_default();
+        let state = conversation_state(word.as_deref());
+        if state == ConversationState::Other {
+            response.unknown_value("conversation_state");
+        }
+        let addresses = addresses(participant_identity, participant_messaging_binding, || {
+            response.unknown_value("participant_messaging_binding.type");
+        });
         proto::ParticipantConversation {
             account_id: account_sid.unwrap_or_default(),
             service_id: chat_service_sid.unwrap_or_default(),
             participant_id: participant_sid.unwrap_or_default(),
             user_id: participant_user_sid.unwrap_or_default(),
-            addresses: addresses(participant_identity, participant_messaging_binding),
+            addresses,
             conversation_id: conversation_sid.unwrap_or_default(),
             unique_name: conversation_unique_name.unwrap_or_default(),
             friendly_name: conversation_friendly_name.unwrap_or_default(),
             attributes: conversation_attributes,
-            state: conversation_state(state.as_deref()).into(),
-            upstream_state: state.unwrap_or_default(),
+            state: state.into(),
+            upstream_state: word.unwrap_or_default(),
             inactive_time: date_inactive,
             close_time: date_closed,
             create_time: conversation_date_created,

@@ -8,7 +8,7 @@ use super::NULL;
 use crate::proto::{self, Address, Channel};
 use crate::twilio::error::Error;
 use crate::twilio::http::Response;
-use crate::twilio::wire::{channel, optional_timestamp, timestamp, with_etag};
+use crate::twilio::wire::{Unread, channel, optional_timestamp, timestamp, with_etag};
 use crate::twilio::{Cursor, Page};
 
 #[derive(Deserialize)]
@@ -54,15 +54,23 @@ pub(super) struct Meta {
     page: Option<u32>,
     previous_page_url: Option<String>,
     next_page_url: Option<String>,
+    #[serde(rename = "key")]
+    _key: Option<Unread>,
+    #[serde(rename = "page_size")]
+    _page_size: Option<Unread>,
+    #[serde(rename = "first_page_url")]
+    _first_page_url: Option<Unread>,
+    #[serde(rename = "url")]
+    _url: Option<Unread>,
 }
 
 pub(in crate::twilio) fn participant(response: &Response) -> Result<proto::Participant, Error> {
-    response.json().map(Participant::into_proto)
+    response.json().map(|participant: Participant| participant.into_proto(response))
 }
 
 pub(in crate::twilio) fn page(response: &Response) -> Result<Page<proto::Participant>, Error> {
     let Envelope { participants, meta } = response.json()?;
-    page_of(response, ("participants", participants), meta, Participant::into_proto)
+    page_of(response, ("participants", participants), meta, |one| one.into_proto(response))
 }
 
 /// A page of the items that stand under this key.
@@ -74,7 +82,7 @@ pub(super) fn page_of<Wire, T>(
 ) -> Result<Page<T>, Error> {
     // Without either, a cut list would pass for a whole one.
     let items = items.ok_or_else(|| response.broken(key.into()))?;
-    let Meta { page, previous_page_url, next_page_url } =
+    let Meta { page, previous_page_url, next_page_url, _key, _page_size, _first_page_url, _url } =
         meta.ok_or_else(|| response.broken("meta".into()))?;
     let cursor = |url: Option<String>, key: &str| match url.as_deref() {
         None | Some("") => Ok(None),
@@ -106,7 +114,7 @@ fn cursor(url: &str) -> Option<Cursor> {
 }
 
 impl Participant {
-    fn into_proto(self) -> proto::Participant {
+    fn into_proto(self, response: &Response) -> proto::Participant {
         // No `..`: a key that is read and not carried over must not compile.
         let Self {
             account_sid,
@@ -123,18 +131,24 @@ impl Participant {
             last_read_message_index,
             last_read_timestamp,
         } = self;
+        // Plain text in Twilio's schema: what is no date says nothing.
+        let last_read_time = last_read_timestamp.as_deref().and_then(timestamp);
+        if last_read_timestamp.is_some() && last_read_time.is_none() {
+            response.unknown_value("last_read_timestamp");
+        }
         with_etag(proto::Participant {
             id: sid.unwrap_or_default(),
             conversation_id: conversation_sid.unwrap_or_default(),
             account_id: account_sid.unwrap_or_default(),
             service_id: chat_service_sid.unwrap_or_default(),
             api_version: proto::ApiVersion::V1.into(),
-            addresses: addresses(identity, messaging_binding),
+            addresses: addresses(identity, messaging_binding, || {
+                response.unknown_value("messaging_binding.type")
+            }),
             attributes,
             role_id: role_sid.unwrap_or_default(),
             last_read_message_index,
-            // Plain text in Twilio's schema: what is no date says nothing.
-            last_read_time: last_read_timestamp.as_deref().and_then(timestamp),
+            last_read_time,
             create_time: date_created,
             update_time: date_updated,
             url: url.unwrap_or_default(),
@@ -148,11 +162,19 @@ impl Participant {
 }
 
 /// The identity, as the address of a chat participant, and the messaging binding, as far as they say something.
-pub(super) fn addresses(identity: Option<String>, binding: Option<Binding>) -> Vec<Address> {
+pub(super) fn addresses(
+    identity: Option<String>,
+    binding: Option<Binding>,
+    unknown_channel: impl FnOnce(),
+) -> Vec<Address> {
     let identity = identity.filter(|identity| !identity.is_empty() && identity != NULL);
     let chat =
         identity.map(|address| Address { channel: Channel::Chat.into(), address, ..Address::default() });
-    chat.into_iter().chain(binding.and_then(Binding::into_proto)).collect()
+    let binding = binding.and_then(Binding::into_proto);
+    if binding.as_ref().is_some_and(|binding| binding.channel() == Channel::Other) {
+        unknown_channel();
+    }
+    chat.into_iter().chain(binding).collect()
 }
 
 impl Binding {
