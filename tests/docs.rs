@@ -64,7 +64,7 @@ const FORBIDDEN: &str = "FAILED_PRECONDITION `UPSTREAM_FORBIDDEN`";
 const CONVERSATION: &str = "NOT_FOUND `CONVERSATION_NOT_FOUND`";
 const PARTICIPANT: &str = "NOT_FOUND `PARTICIPANT_NOT_FOUND`";
 const EITHER: &str = "get, update, delete: NOT_FOUND `PARTICIPANT_NOT_FOUND`; \
-                      list, create: NOT_FOUND `CONVERSATION_NOT_FOUND`";
+                      list, create, list conversations: NOT_FOUND `CONVERSATION_NOT_FOUND`";
 const EXISTS: &str = "get, list, update, delete, list conversations: ABORTED `CONFLICT`; create: ALREADY_EXISTS `PARTICIPANT_EXISTS`";
 const CONFLICT: &str = "ABORTED `CONFLICT`";
 const THROTTLED: &str = "RESOURCE_EXHAUSTED `UPSTREAM_THROTTLED`";

@@ -143,7 +143,7 @@ impl Participant {
             service_id: chat_service_sid.unwrap_or_default(),
             api_version: proto::ApiVersion::V1.into(),
             addresses: addresses(identity, messaging_binding, || {
-                response.unknown_value("messaging_binding.type")
+                response.unknown_value("messaging_binding.type");
             }),
             attributes,
             role_id: role_sid.unwrap_or_default(),
