@@ -302,7 +302,7 @@ mod properties {
             let at = at.index(sid.len());
             let changed = format!("{}{c}{}", &sid[..at], &sid[at + 1..]);
             prop_assume!(changed != sid);
-            for wrong in [changed, sid[..at].to_owned(), format!("{sid}{c}"), format!("{c}{sid}"), sid.to_lowercase()] {
+            for wrong in [changed, sid[..at].to_owned(), format!("{sid}{c}"), format!("{sid}0"), format!("{c}{sid}"), sid.to_lowercase()] {
                 prop_assert!(!is_sid(prefix, &wrong), "{}", wrong);
                 prop_assert_eq!((AccountId::parse(&wrong), ServiceId::parse(&wrong)), (None, None));
                 prop_assert_eq!(route(&wrong), None);
