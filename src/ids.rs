@@ -314,3 +314,78 @@ mod tests {
         assert_eq!(format!("{:?}", Segment::parse(sid).unwrap()), sid);
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::{Index, select};
+
+    use super::*;
+
+    fn text() -> impl Strategy<Value = String> {
+        let length = prop_oneof![8 => 0..20_usize, 1 => 250..260_usize];
+        length.prop_flat_map(|length| vec(any::<char>(), length)).prop_map(String::from_iter)
+    }
+
+    fn sid() -> impl Strategy<Value = (&'static str, String)> {
+        let prefix = select(vec!["AC", "CH", "MB", "IS", "RL"]);
+        (prefix, "[0-9a-fA-F]{32}").prop_map(|(prefix, hex)| (prefix, format!("{prefix}{hex}")))
+    }
+
+    proptest! {
+        #[test]
+        fn a_segment_is_what_a_path_can_hold(text in prop_oneof![text(), "\\.{1,3}", "[a-z%./\\\\]{0,9}"]) {
+            let is_safe = !["", ".", ".."].contains(&text.as_str())
+                && !text.chars().any(char::is_control)
+                && text.chars().count() <= 256;
+            match Segment::parse(&text) {
+                Ok(segment) => prop_assert!(is_safe && segment.as_str() == text),
+                Err(_) => prop_assert!(!is_safe, "{:?}", text),
+            }
+        }
+
+        #[test]
+        fn a_sid_is_one_of_its_own_kind((prefix, sid) in sid()) {
+            for other in ["AC", "CH", "MB", "IS", "RL"] {
+                prop_assert_eq!(is_sid(other, &sid), other == prefix);
+            }
+            prop_assert_eq!(AccountId::parse(&sid).is_some(), prefix == "AC");
+            prop_assert_eq!(ServiceId::parse(&sid).is_some(), prefix == "IS");
+            prop_assert_eq!(route(&sid), (prefix == "CH").then_some(ApiVersion::V1));
+            prop_assert_eq!(is_public(&sid), prefix != "RL");
+        }
+
+        #[test]
+        fn a_sid_with_any_other_letter_is_none((prefix, sid) in sid(), at in any::<Index>(), c in "[^0-9a-fA-F]") {
+            let at = at.index(sid.len());
+            let changed = format!("{}{c}{}", &sid[..at], &sid[at + 1..]);
+            prop_assume!(changed != sid);
+            for wrong in [changed, sid[..at].to_owned(), format!("{sid}{c}"), format!("{sid}0"), format!("{c}{sid}"), sid.to_lowercase()] {
+                prop_assert!(!is_sid(prefix, &wrong), "{}", wrong);
+                prop_assert_eq!((AccountId::parse(&wrong), ServiceId::parse(&wrong)), (None, None));
+                prop_assert_eq!(route(&wrong), None);
+            }
+        }
+
+        #[test]
+        fn a_v2_id_is_letters_and_digits(id in "[A-Za-z0-9_-]{1,110}", other in "[^A-Za-z0-9_-]", at in any::<Index>()) {
+            let at = at.index(id.len() + 1);
+            let changed = format!("{}{other}{}", &id[..at], &id[at..]);
+            let long = format!("{id}{}", "a".repeat(128));
+            prop_assert!(is_v2_id(&id) && !is_v2_id(&changed) && !is_v2_id(&long));
+            let of_v2 = format!("conv_conversation_{id}");
+            prop_assert_eq!(route(&of_v2), Some(ApiVersion::V2));
+            prop_assert_eq!(route(&(of_v2 + &other)), None);
+        }
+
+        #[test]
+        fn no_identity_is_printed(text in prop_oneof![text(), "[a-z0-9_@.+]{1,40}"]) {
+            let is_twilios = ["conv_", "comms_", "mem_"].iter().any(|prefix| text.starts_with(prefix));
+            prop_assume!(!is_twilios);
+            if let Ok(segment) = Segment::parse(&text) {
+                prop_assert_eq!(format!("{segment:?}"), "***");
+            }
+        }
+    }
+}

@@ -97,3 +97,38 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_timeout_is_as_long_as_it_says(amount in 0_u64..100_000_000, digits in 1..9_usize, unit in 0..6_usize) {
+            let (letter, nanos) = [("H", 3_600_000_000_000_u128), ("M", 60_000_000_000), ("S", 1_000_000_000),
+                ("m", 1_000_000), ("u", 1000), ("n", 1)][unit];
+            let text = format!("{amount:0digits$}{letter}");
+            prop_assert_eq!(grpc_timeout(&text).map(|timeout| timeout.as_nanos()), Some(u128::from(amount) * nanos));
+        }
+
+        #[test]
+        fn any_other_text_is_no_timeout(text in prop_oneof!["\\PC{0,12}", "[-+ .0-9a-zA-Z]{0,11}", "[0-9]{0,12}[HMSmunx]"]) {
+            let digits = text.trim_end_matches(['H', 'M', 'S', 'm', 'u', 'n']);
+            let is_timeout = (1..=8).contains(&digits.len())
+                && text.len() == digits.len() + 1
+                && digits.chars().all(|c| c.is_ascii_digit());
+            prop_assert_eq!(grpc_timeout(&text).is_some(), is_timeout, "{}", text);
+        }
+
+        #[test]
+        fn no_header_moves_a_limit_past_the_longest(value in proptest::collection::vec(any::<u8>(), 0..12)) {
+            let mut headers = HeaderMap::new();
+            headers.extend(http::HeaderValue::from_bytes(&value).ok().map(|value| (http::HeaderName::from_static("grpc-timeout"), value)));
+            let limits = Limits::of(&headers, Duration::from_secs(30));
+            let end = Instant::now() + Duration::from_secs(30);
+            prop_assert!(limits.deadline.unary() <= limits.fires && limits.fires <= end);
+        }
+    }
+}

@@ -5,6 +5,8 @@ mod attributes;
 mod check;
 mod mask;
 mod participant;
+#[cfg(test)]
+mod properties;
 mod text;
 
 use std::collections::BTreeSet;

@@ -140,20 +140,18 @@ fn mac(key: &[u8], parts: &[&[u8]]) -> HmacSha256 {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::ids::{ApiVersion, Segment};
 
-    fn account(digit: char) -> AccountId {
+    pub(super) fn account(digit: char) -> AccountId {
         AccountId::parse(&format!("AC{}", digit.to_string().repeat(32))).unwrap()
     }
 
-    fn tokens() -> PageTokens {
+    pub(super) fn tokens() -> PageTokens {
         PageTokens::new([(account('1'), "one"), (account('2'), "two")])
     }
 
-    fn conversation() -> Conversation {
+    pub(super) fn conversation() -> Conversation {
         let id = Segment::parse("CH00000000000000000000000000000001").unwrap();
         Conversation { account: account('1'), service: None, version: ApiVersion::V1, id }
     }
@@ -184,6 +182,15 @@ mod tests {
         }
         assert_eq!(tokens().open(&conversation(), &"A".repeat(1 << 20)), Err(InvalidPageToken));
     }
+}
+
+#[cfg(test)]
+mod properties {
+    use proptest::prelude::*;
+
+    use super::tests::{conversation, tokens};
+    use super::*;
+    use crate::ids::{ApiVersion, Segment};
 
     proptest! {
         #[test]
@@ -206,6 +213,17 @@ mod tests {
         #[test]
         fn any_other_text_is_refused(text in "\\PC{1,300}") {
             prop_assert_eq!(tokens().open(&conversation(), &text), Err(InvalidPageToken));
+        }
+
+        #[test]
+        fn a_token_opens_for_its_own_list_only(ids in ("[ab]{1,2}", "[ab]{1,2}"), is_other_version in any::<bool>()) {
+            let of = |id: &str| Conversation { id: Segment::parse(id).unwrap(), ..conversation() };
+            let (own, mut other) = (of(&ids.0), of(&ids.1));
+            if is_other_version {
+                other.version = ApiVersion::V2;
+            }
+            let token = tokens().seal(&own, &Cursor { page: "1".into(), token: "t".into() });
+            prop_assert_eq!(tokens().open(&other, &token).is_ok(), own == other);
         }
     }
 }

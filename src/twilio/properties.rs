@@ -394,10 +394,11 @@ fn v2_participant() -> impl Strategy<Value = (proto::Participant, String)> {
 }
 
 /// What was decoded is what was meant. The hash of the content is not computed a second time.
-fn check_participant(decoded: proto::Participant, meant: proto::Participant) -> Result<(), TestCaseError> {
+fn check_participant(decoded: &proto::Participant, meant: proto::Participant) -> Result<(), TestCaseError> {
     prop_assert!(!decoded.etag.is_empty());
     let meant = proto::Participant { etag: decoded.etag.clone(), ..meant };
-    prop_assert!(decoded == meant, "{:#?}\n{:#?}", decoded.encode_to_vec(), meant.encode_to_vec());
+    // By their bytes: the messages' own text shows no PII, which here is what matters.
+    prop_assert_eq!(decoded.encode_to_vec(), meant.encode_to_vec());
     Ok(())
 }
 
@@ -407,7 +408,7 @@ fn a_v1_participant_is_told_as_twilio_told_it() {
     proptest!(|((meant, body) in v1_participant())| {
         let decoded = v1::participant(&Response::of(ApiVersion::V1, body, &drift));
         prop_assert!(decoded.is_ok(), "{decoded:?}");
-        check_participant(decoded.unwrap(), meant)?;
+        check_participant(&decoded.unwrap(), meant)?;
     });
 }
 
@@ -417,7 +418,7 @@ fn a_v2_participant_is_told_as_twilio_told_it() {
     proptest!(|((meant, body) in v2_participant())| {
         let decoded = v2::participant(&Response::of(ApiVersion::V2, body, &drift));
         prop_assert!(decoded.is_ok(), "{decoded:?}");
-        check_participant(decoded.unwrap(), meant)?;
+        check_participant(&decoded.unwrap(), meant)?;
     });
 }
 
@@ -452,7 +453,7 @@ fn a_v1_page_is_told_as_twilio_told_it() {
         prop_assert_eq!(decoded.next, next.0);
         prop_assert_eq!(decoded.previous, previous.0.filter(|_| page > 0));
         prop_assert_eq!(decoded.items.len(), meant.len());
-        for (decoded, meant) in decoded.items.into_iter().zip(meant) {
+        for (decoded, meant) in decoded.items.iter().zip(meant) {
             check_participant(decoded, meant)?;
         }
     });
@@ -475,7 +476,7 @@ fn a_v2_page_is_told_as_twilio_told_it() {
         prop_assert_eq!(decoded.next, cursor(next.0));
         prop_assert_eq!(decoded.previous, cursor(previous.0));
         prop_assert_eq!(decoded.items.len(), meant.len());
-        for (decoded, meant) in decoded.items.into_iter().zip(meant) {
+        for (decoded, meant) in decoded.items.iter().zip(meant) {
             check_participant(decoded, meant)?;
         }
     });
@@ -621,7 +622,9 @@ proptest! {
 
     #[test]
     fn any_text_is_a_time_of_the_contract_or_none(
-        text in prop_oneof![text(), "[0-9]{1,5}-[0-9]{1,2}-[0-9]{1,3}[Tt ]?[0-9:.,+Zz-]{0,24}", "[-+0-9TtZz:. ]{0,40}"],
+        text in prop_oneof![text(), "[0-9]{1,5}-[0-9]{1,2}-[0-9]{1,3}[Tt ]?[0-9:.,+Zz-]{0,24}",
+            // The first and the last moments, which an offset can move out of range.
+            "(-0001|0000|0001|9999|10000|292277026596)-(01-01|12-31)T(00|23):59:59(Z|[+-](00|23):59)", "[-+0-9TtZz:. ]{0,40}"],
     ) {
         if let Some(time) = wire::timestamp(&text) {
             prop_assert!((-62_135_596_800..=253_402_300_799).contains(&time.seconds), "{}", text);
