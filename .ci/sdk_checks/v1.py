@@ -1,130 +1,20 @@
-"""Drives the sandbox with Twilio's own Python SDK, and compares what the SDK makes of its answers with what it should.
+"""What is checked of v1, on both paths."""
 
-    python3 sdk.py http://127.0.0.1:PORT
-
-Each check begins with a reset of the sandbox. All that is not the SDK's is where its requests go. Operations of v1 are
-checked on both paths, with and without a service.
-"""
-
-import logging
-import sys
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from typing import Any, Callable
-from urllib.parse import urlsplit
 
-import requests
-from twilio.base.exceptions import TwilioException, TwilioRestException, TwilioServiceException
-from twilio.base.version import Version
-from twilio.credential.client_credential_provider import ClientCredentialProvider
-from twilio.http.client_token_manager import ClientTokenManager
-from twilio.http.http_client import TwilioHttpClient
-from twilio.http.response import Response
+from harness import ACCOUNT, SERVICE, Sandbox, holds, is_date, refused, same, state
+from twilio.base.exceptions import TwilioRestException
 from twilio.rest import Client
-from twilio.rest.conversations.v2.participant import ParticipantList as V2ParticipantList
 
-ACCOUNT = "AC00000000000000000000000000000000"
-API_KEY = "SK00000000000000000000000000000000"
-OAUTH_CLIENT = "OQ00000000000000000000000000000000"
-SECRET = "sandbox"
-SERVICE = "IS00000000000000000000000000000001"
 V1_CONVERSATION = "CH00000000000000000000000000000001"
-V2_CONVERSATION = "conv_conversation_00000000000000000000000001"
 ALICE = "MB00000000000000000000000000000001"
 SMS = "MB00000000000000000000000000000003"
 NOBODY = "MB00000000000000000000000000000099"
-NOOR = "conv_participant_00000000000000000000000001"
-ROBIN = "conv_participant_00000000000000000000000002"
 WHEN = datetime(2019, 5, 15, 13, 37, 35, tzinfo=timezone.utc)
 OTHER_ROLE = "RL000000000000000000000000000000aa"
-
-
-class Differs(Exception):
-    """The SDK made something else of an answer than it should."""
-
-
-def same(what: str, got: Any, wanted: Any) -> None:
-    if got != wanted:
-        raise Differs(f"{what} is {got!r}, and should be {wanted!r}")
-
-
-def holds(instance: Any, /, **wanted: Any) -> None:
-    """The attributes of one of the SDK's instances, all differences at once."""
-    got = {name: getattr(instance, name) for name in wanted}
-    wrong = [f"{name} is {got[name]!r}, and should be {wanted[name]!r}" for name in wanted if got[name] != wanted[name]]
-    if wrong:
-        raise Differs(f"of {instance!r}: " + "; ".join(wrong))
-
-
-def is_date(what: str, value: Any) -> None:
-    # The SDK leaves a date as text if it cannot read it.
-    if not isinstance(value, datetime):
-        raise Differs(f"{what} is {value!r}, which the SDK did not read as a date")
-
-
-def refused(call: Callable[[], Any], kind: type, /, **wanted: Any) -> Any:
-    try:
-        done = call()
-    except TwilioException as error:
-        read = error
-        # Where a page is asked for, the SDK raises the response and leaves it unread.
-        if error.args and isinstance(error.args[-1], Response):
-            read = Version.exception("GET", "", error.args[-1], "Unable to fetch page")
-        if not isinstance(read, kind):
-            raise Differs(f"it raises {read!r} and not a {kind.__name__}") from error
-        holds(read, **wanted)
-        return read
-    raise Differs(f"it answers {done!r}, and should be refused: {wanted}")
-
-
-class ToSandbox(TwilioHttpClient):
-    """The SDK's HTTP client, which sends to the sandbox what is meant for Twilio."""
-
-    def __init__(self, base: str):
-        super().__init__(timeout=30)
-        # No proxy and no netrc of whoever runs this.
-        self.session.trust_env = False
-        self.base = urlsplit(base)
-        self.last: Any = None
-
-    def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
-        asked = urlsplit(url)
-        if asked.netloc not in ("conversations.twilio.com", "oauth.twilio.com", self.base.netloc):
-            raise Differs(f"the SDK was told to ask {url}")
-        here = asked._replace(scheme=self.base.scheme, netloc=self.base.netloc)
-        self.last = super().request(method, here.geturl(), *args, **kwargs)
-        return self.last
-
-
-class Sandbox:
-    def __init__(self, base: str):
-        self.base = base
-        self.session = requests.Session()
-        self.session.trust_env = False
-        self.http = ToSandbox(base)
-
-    def client(self, user: str | None = ACCOUNT, password: str | None = SECRET, **kwargs: Any) -> Client:
-        # An empty environment would be none given, and the process's taken.
-        return Client(user, password, ACCOUNT, http_client=self.http, environment={"": ""}, **kwargs)
-
-    def control(self, method: str, path: str, body: Any = None) -> Any:
-        done = self.session.request(method, f"{self.base}/_sandbox/{path}", json=body, timeout=30)
-        if not done.ok:
-            raise Differs(f"the control route {path} answers {done.status_code}: {done.text}")
-        return done.json() if done.text else None
-
-    def fault(self, **fault: Any) -> None:
-        self.control("POST", "faults", {"times": 1, **fault})
-
-    def last_request(self) -> Any:
-        return self.control("GET", "requests")["last"][-1]
-
-    def with_oauth(self, secret: str = SECRET) -> Client:
-        """By the SDK's own handling of access tokens, which would ask for them by a client of the environment."""
-        manager = ClientTokenManager("client_credentials", OAUTH_CLIENT, secret)
-        manager.client = self.client(None, None)
-        return self.client(credential_provider=ClientCredentialProvider(OAUTH_CLIENT, secret, manager))
 
 
 @dataclass
@@ -180,55 +70,14 @@ class V1:
         same("the one that is fetched", state(self.one(sid).fetch()), changed)
 
 
-@dataclass
-class V2:
-    sandbox: Sandbox
-    name: str = "v2"
-
-    def participants(self, conversation: str = V2_CONVERSATION, client: Client | None = None) -> Any:
-        return (client or self.sandbox.client()).conversations.v2.participants(conversation)
-
-    def fetch(self, client: Client) -> Any:
-        return self.participants(client=client)(NOOR).fetch()
-
-    def create(self, **payload: Any) -> Any:
-        return self.participants().create(V2ParticipantList.CreateParticipantInConversationRequest(payload))
-
-    def update(self, id: str, **payload: Any) -> Any:
-        return self.participants()(id).update(V2ParticipantList.UpdateParticipantInConversationRequest(payload))
-
-    def uri(self, id: str = "", conversation: str = V2_CONVERSATION) -> str:
-        return f"/Conversations/{conversation}/Participants" + (f"/{id}" if id else "")
-
-
-def state(instance: Any) -> dict[str, Any]:
-    """All that the SDK read into an instance."""
-    return {name: value for name, value in vars(instance).items() if not name.startswith("_")}
-
-
-V1_CHECKS: list[Callable[[V1], None]] = []
-V2_CHECKS: list[Callable[[V2], None]] = []
-BOTH: list[Callable[[Any], None]] = []
+CHECKS: list[Callable[[V1], None]] = []
 
 
 def v1(check: Callable[[V1], None]) -> None:
-    V1_CHECKS.append(check)
+    CHECKS.append(check)
 
 
-def v2(check: Callable[[V2], None]) -> None:
-    V2_CHECKS.append(check)
-
-
-def both(check: Callable[[Any], None]) -> None:
-    BOTH.append(check)
-
-
-def title(check: Any) -> str:
-    name = check.__name__ if hasattr(check, "__name__") else f"{check.func.__name__} {check.args}"
-    return name[:150]
-
-
-# v1: creates
+# Creates
 
 ADDRESS, PROXY = "+15550100050", "+15550109050"
 
@@ -244,8 +93,8 @@ for address, proxy, channel in [
     (f"rcs:{ADDRESS}", "rcs:sender", "rcs"),
 ]:
     given = {"messaging_binding_address": address, "messaging_binding_proxy_address": proxy}
-    binding = {"type": channel, "address": address, "proxy_address": proxy}
-    v1(partial(creates, given, {"messaging_binding": binding}))
+    bound = {"type": channel, "address": address, "proxy_address": proxy}
+    v1(partial(creates, given, {"messaging_binding": bound}))
 
 for given, wanted in [
     ({"identity": "carol"}, {"identity": "carol"}),
@@ -270,7 +119,7 @@ for given, wanted in [
     v1(partial(creates, given, wanted))
 
 
-# v1: fetches, updates, removals
+# Fetches, updates, removals
 
 
 @v1
@@ -357,7 +206,7 @@ def answers_carry_twilios_headers(face: V1) -> None:
     float(headers["twilio-request-duration"])
 
 
-# v1: lists
+# Lists
 
 
 def identities(page: Any) -> list[Any]:
@@ -401,7 +250,7 @@ def page_sizes(face: V1) -> None:
     refused(lambda: face.participants().page(page_size=0), TwilioRestException, status=400, code=20001)
 
 
-# v1: refusals
+# Refusals
 
 
 def refuses_create(code: int, status: int, given: dict[str, Any], face: V1) -> None:
@@ -555,7 +404,7 @@ def reports_a_failure_without_a_body(face: V1) -> None:
     refused(face.one(ALICE).fetch, TwilioRestException, status=503, code=503, msg="Unable to fetch record")
 
 
-# v1: the conversations of a participant
+# The conversations of a participant
 
 
 @v1
@@ -617,302 +466,3 @@ def looks_up_exactly_one(face: V1) -> None:
     for given in ({}, {"identity": "alice", "address": "+15550100001"}):
         error = refused(partial(page, **given), TwilioRestException, status=400, code=50451)
         same("the SDK's words", error.msg.startswith("Unable to fetch page: Only one identifier"), True)
-
-
-# v2
-
-NOORS = {"channel": "SMS", "address": "+15550100002", "channelId": None}
-DANAS = {"channel": "EMAIL", "address": "dana@example.com", "channelId": "c1"}
-
-
-@v2
-def creates_with_everything(face: V2) -> None:
-    created = face.create(name="Dana S.", type="CUSTOMER", profileId="mem_profile_1", addresses=[DANAS])
-    holds(
-        created,
-        conversation_id=V2_CONVERSATION, account_id=ACCOUNT, name="Dana S.", type="CUSTOMER", addresses=[DANAS],
-        profile_id="mem_profile_1", id="conv_participant_00000000000000000000000004",
-    )
-    same("the one that is fetched", state(face.participants()(created.id).fetch()), state(created))
-
-
-@v2
-def creates_with_an_address_alone(face: V2) -> None:
-    for channel in ("VOICE", "SMS", "RCS", "WHATSAPP", "CHAT", "EMAIL", "VIDEO"):
-        created = face.create(addresses=[{"channel": channel, "address": "here"}])
-        address = {"channel": channel, "address": "here", "channelId": None}
-        holds(created, name=None, type=None, profile_id=None, addresses=[address])
-
-
-@v2
-def answers_with_a_status_and_headers(face: V2) -> None:
-    request = V2ParticipantList.CreateParticipantInConversationRequest({"addresses": [DANAS]})
-    created = face.participants().create_with_http_info(request)
-    same("the status", created.status_code, 201)
-    same("the content type", created.headers["content-type"], "application/json")
-    same("a request's id", len(created.headers["twilio-request-id"]), 34)
-
-
-@v2
-def fetches(face: V2) -> None:
-    noor = face.participants()(NOOR).fetch()
-    holds(noor, id=NOOR, conversation_id=V2_CONVERSATION, account_id=ACCOUNT, name="Noor", type="CUSTOMER")
-    holds(noor, profile_id="mem_profile_00000000000000000000000001", addresses=[NOORS])
-    # Twilio's dates have up to nine digits of a second, which this SDK leaves as text.
-    holds(noor, created_at="2026-01-05T09:00:01.000000000Z", updated_at="2026-01-05T09:00:01.000000000Z")
-
-
-@v2
-def replaces_the_whole(face: V2) -> None:
-    before = face.participants()(NOOR).fetch()
-    replaced = face.update(NOOR, name="Only a name")
-    holds(replaced, id=NOOR, name="Only a name", type=None, profile_id=None, addresses=[])
-    holds(replaced, created_at=before.created_at)
-    same("whether it was updated", replaced.updated_at > before.updated_at, True)
-    same("the one that is fetched", state(face.participants()(NOOR).fetch()), state(replaced))
-
-
-@v2
-def replaces_with_its_own_address(face: V2) -> None:
-    replaced = face.update(NOOR, name="Noor", type="AGENT", addresses=[NOORS, DANAS])
-    holds(replaced, name="Noor", type="AGENT", addresses=[NOORS, DANAS])
-
-
-@v2
-def pages_by_tokens_both_ways(face: V2) -> None:
-    face.sandbox.control("POST", "populate", {"conversation": V2_CONVERSATION, "count": 2})
-    first = face.participants().page(page_size=2)
-    same("what stands in meta", (first.key, first.page_size, first.previous_token), ("participants", 2, None))
-    second = first.next_page()
-    third = second.next_page()
-    ids = [[one.id[-1] for one in page] for page in (first, second, third)]
-    same("the ids' ends", ids, [["1", "2"], ["3", "4"], ["5"]])
-    same("what follows the last page", (third.next_token, third.next_page()), (None, None))
-    same("back to the second page", [one.id[-1] for one in third.previous_page()], ["3", "4"])
-    again = face.participants().page(page_size=2, page_token=second.next_token)
-    same("a page by its token", [one.id[-1] for one in again], ["5"])
-
-
-@v2
-def lists_and_streams_by_tokens(face: V2) -> None:
-    face.sandbox.control("POST", "populate", {"conversation": V2_CONVERSATION, "count": 1097})
-    same("all", len({one.id for one in face.participants().list()}), 1100)
-    same("up to a limit", len(face.participants().list(limit=7)), 7)
-    same("streamed", len(list(face.participants().stream(limit=9, page_size=4))), 9)
-
-
-@v2
-def lists_with_headers(face: V2) -> None:
-    # For these calls the SDK spells the query in PascalCase.
-    face.sandbox.control("POST", "populate", {"conversation": V2_CONVERSATION, "count": 2})
-    first = face.participants().page_with_http_info(page_size=2).data
-    same("the page's size", len(list(first)), 2)
-    second = face.participants().page_with_http_info(page_size=2, page_token=first.next_token).data
-    same("the ids' ends", [one.id[-1] for one in second], ["3", "4"])
-    same("all", len(face.participants().list_with_http_info(page_size=2).data), 5)
-
-
-@v2
-def page_sizes_of_v2(face: V2) -> None:
-    face.sandbox.control("POST", "populate", {"conversation": V2_CONVERSATION, "count": 1097})
-    for asked, got in [(None, 50), (1, 1), (1000, 1000)]:
-        page = face.participants().page(**({"page_size": asked} if asked else {}))
-        same(f"a page of {asked}", (len(list(page)), page.page_size), (got, got))
-
-
-def problem(face: V2, call: Callable[[], Any], status: int, code: int, title: str, path: str, pointers=()) -> Any:
-    """An error after RFC 9457, which the SDK must have read as one."""
-    error = refused(
-        call,
-        TwilioServiceException,
-        status=status, code=code, title=title, instance=path, type=f"https://www.twilio.com/docs/api/errors/{code}",
-    )
-    same("whether there is a detail", bool(error.detail), True)
-    same("the pointers", [one["pointer"] for one in error.errors], list(pointers))
-    same("the details of errors", all(one["detail"] for one in error.errors), True)
-    same("the content type", face.sandbox.http.last.headers["content-type"], "application/problem+json")
-    return error
-
-
-def refuses_body(pointers: list[str], payload: dict[str, Any], face: V2) -> None:
-    problem(face, partial(face.create, **payload), 400, 20001, "Bad Request", f"/v2{face.uri()}", pointers)
-    same("how many there are", len(face.participants().list()), 3)
-
-
-def at(address: str, channel: str = "SMS") -> dict[str, str]:
-    return {"channel": channel, "address": address}
-
-
-for pointers, payload in [
-    (["/addresses"], {"name": "Dana"}),
-    (["/addresses"], {"addresses": []}),
-    (["/addresses/0/address"], {"addresses": [at("")]}),
-    (["/addresses/0/address"], {"addresses": [at("1" * 255)]}),
-    (["/addresses/0/channel"], {"addresses": [at("a", "sms")]}),
-    (["/addresses/0/channel", "/addresses/1/address"], {"addresses": [{"address": "a"}, {"channel": "SMS"}]}),
-    (["/addresses/1"], {"addresses": [at("a"), at("a")]}),
-    (["/name", "/type"], {"name": "x" * 257, "type": "customer", "addresses": [at("a")]}),
-    (["/profileId"], {"profileId": "", "addresses": [at("a")]}),
-]:
-    v2(partial(refuses_body, pointers, payload))
-
-
-@v2
-def takes_what_is_just_short_enough(face: V2) -> None:
-    created = face.create(name="é" * 256, addresses=[at("1" * 254)])
-    holds(created, name="é" * 256)
-    same("the address", created.addresses[0]["address"], "1" * 254)
-
-
-def refuses_page(pointer: str, given: dict[str, Any], face: V2) -> None:
-    problem(face, partial(face.participants().page, **given), 400, 20001, "Bad Request", f"/v2{face.uri()}", [pointer])
-
-
-for pointer, given in [
-    ("#/pageSize", {"page_size": 0}),
-    ("#/pageSize", {"page_size": 1001}),
-    ("#/pageToken", {"page_token": "nonsense"}),
-]:
-    v2(partial(refuses_page, pointer, given))
-
-
-@v2
-def finds_no_such_thing(face: V2) -> None:
-    missing = "conv_participant_00000000000000000000000099"
-
-    for call in (face.participants()(missing).fetch, partial(face.update, missing, name="Dana")):
-        problem(face, call, 404, 20404, "Not Found", f"/v2{face.uri(missing)}")
-    nowhere = face.participants("conv_conversation_none")
-    request = V2ParticipantList.CreateParticipantInConversationRequest({"addresses": [DANAS]})
-    for call in (nowhere.page, partial(nowhere.create, request)):
-        problem(face, call, 404, 20404, "Not Found", f"/v2{face.uri(conversation='conv_conversation_none')}")
-
-
-@v2
-def names_who_is_in_the_way(face: V2) -> None:
-    creating = partial(face.create, addresses=[NOORS])
-    updating = partial(face.update, ROBIN, addresses=[NOORS])
-    for call, path in ((creating, face.uri()), (updating, face.uri(ROBIN))):
-        problem(face, call, 409, 20409, "Conflict", f"/v2{path}")
-        same("the header", face.sandbox.http.last.headers["X-Conflicting-Resource-Id"], NOOR)
-
-
-@v2
-def knows_no_delete_and_no_patch(face: V2) -> None:
-    version = face.sandbox.client().conversations.v2
-    delete = partial(version.delete, "DELETE", face.uri(NOOR))
-    patch = partial(version.update, "PATCH", face.uri(NOOR), data={"name": "Dana"})
-    for call in (delete, patch):
-        problem(face, call, 405, 20004, "Method Not Allowed", f"/v2{face.uri(NOOR)}")
-
-
-@v2
-def takes_json_only(face: V2) -> None:
-    create = face.sandbox.client().conversations.v2.create
-    form = {"Content-Type": "application/x-www-form-urlencoded"}
-    call = partial(create, "POST", face.uri(), data={"name": "Dana"}, headers=form)
-    problem(face, call, 415, 20001, "Unsupported Media Type", f"/v2{face.uri()}")
-
-
-def reports_failure(status: int, code: int, title: str, face: V2) -> None:
-    face.sandbox.fault(match={"api": "v2"}, status=status, code=code, message="not now", retry_after="3")
-    fetch = face.participants()(NOOR).fetch
-    error = problem(face, fetch, status, code, title, f"/v2{face.uri(NOOR)}")
-    same("the detail", error.detail, "not now")
-    same("Retry-After", face.sandbox.http.last.headers["Retry-After"], "3")
-    holds(fetch(), id=NOOR)
-
-
-for status, code, title_ in [
-    (429, 20429, "Too Many Requests"),
-    (500, 20500, "Internal Server Error"),
-    (503, 20503, "Service Unavailable"),
-]:
-    v2(partial(reports_failure, status, code, title_))
-
-
-# Who may log in
-
-
-def unauthorized(face: Any, client: Client) -> None:
-    kind = TwilioServiceException if isinstance(face, V2) else TwilioRestException
-    refused(lambda: face.fetch(client), kind, status=401, code=20003)
-
-
-@both
-def a_wrong_password(face: Any) -> None:
-    for user, password in ((ACCOUNT, "wrong"), ("AC000000000000000000000000000000ff", SECRET), (API_KEY, "wrong")):
-        unauthorized(face, face.sandbox.client(user, password))
-
-
-@both
-def an_api_key(face: Any) -> None:
-    face.fetch(face.sandbox.client(API_KEY))
-
-
-@both
-def a_primary_and_a_secondary_token(face: Any) -> None:
-    face.sandbox.control("PUT", "credentials", {"auth_tokens": [SECRET, "secondary"]})
-    face.fetch(face.sandbox.client())
-    face.fetch(face.sandbox.client(password="secondary"))
-    face.sandbox.control("PUT", "credentials", {"auth_tokens": ["secondary"]})
-    unauthorized(face, face.sandbox.client())
-
-
-def token_requests(sandbox: Sandbox) -> int:
-    counts = sandbox.control("GET", "requests")["by"]
-    return sum(one["count"] for one in counts if one["path_template"] == "/v2/token")
-
-
-@both
-def an_access_token(face: Any) -> None:
-    client = face.sandbox.with_oauth()
-    face.fetch(client)
-    face.fetch(client)
-    # The SDK reads the token's lifetime from its claims, and asks again when it is over.
-    same("how many tokens it asked for", token_requests(face.sandbox), 1)
-    logged = face.sandbox.control("GET", "requests")["last"][0]["body"]
-    same("the log", logged, f"grant_type=client_credentials&client_id={OAUTH_CLIENT}&client_secret=***")
-    face.sandbox.control("PUT", "credentials", {"revoke_tokens": True})
-    unauthorized(face, client)
-
-
-@both
-def an_access_token_that_is_too_old(face: Any) -> None:
-    face.sandbox.control("PUT", "credentials", {"token_ttl_s": 0})
-    unauthorized(face, face.sandbox.with_oauth())
-
-
-@both
-def a_wrong_client_secret(face: Any) -> None:
-    call = partial(face.fetch, face.sandbox.with_oauth("wrong"))
-    words = "Unable to create record: Authenticate"
-    refused(call, TwilioRestException, status=401, code=20003, uri="/token", msg=words)
-
-
-def main() -> None:
-    # Its handling of access tokens logs every request.
-    logging.getLogger("twilio").setLevel(logging.WARNING)
-    sandbox = Sandbox(sys.argv[1])
-    faces = [
-        (V1(sandbox, "v1", ""), V1_CHECKS + BOTH),
-        (V1(sandbox, "v1 Services", f"/Services/{SERVICE}"), V1_CHECKS + BOTH),
-        (V2(sandbox), V2_CHECKS + BOTH),
-    ]
-    passed, failed = {face.name: 0 for face, _ in faces}, 0
-    for face, checks in faces:
-        for check in checks:
-            sandbox.control("POST", "reset")
-            try:
-                check(face)
-                passed[face.name] += 1
-            # Whatever it is: the SDK itself may stumble over an answer.
-            except Exception as error:
-                failed += 1
-                print(f"{face.name}: {title(check)}: {type(error).__name__}: {error}"[:1000], file=sys.stderr)
-    print("sdk: " + ", ".join(f"{name} {count} passed" for name, count in passed.items()))
-    if failed:
-        sys.exit(f"sdk: {failed} FAILED, see above")
-
-
-main()
