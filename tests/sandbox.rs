@@ -576,6 +576,9 @@ async fn v2_pages_both_ways() {
     let back = page(&third["meta"]["previousToken"]).await;
     assert_eq!(ids(&back, "id"), ids(&second, "id"));
     assert_eq!(page(&back["meta"]["previousToken"]).await, first);
+    let token = first["meta"]["nextToken"].as_str().unwrap();
+    let pascal = fake.get(&v2(&format!("?PageSize=2&pageToken={token}&PageToken={token}"))).await.ok(200);
+    assert_eq!(pascal, second);
     assert_eq!(fake.get(&v2("?pageSize=1000")).await.ok(200)["participants"].as_array().unwrap().len(), 5);
 }
 

@@ -77,35 +77,39 @@ impl Arrangement {
 }
 
 impl Tenant {
-    /// The SIDs of the conversations that were made or changed. A participant that is refused ends it: what
-    /// was done before stays.
+    /// The SIDs of the conversations that were made or changed. Where one of the new ones cannot be made, none
+    /// is. In one that was there, a participant that is refused ends it: those before it stay.
     pub(super) fn arrange(&mut self, wanted: &Arrangement) -> Result<Vec<String>, ArrangeError> {
         wanted.check()?;
-        let Some(key) = &wanted.conversation else {
-            let count = wanted.count.unwrap_or(1);
-            // One name for all would be unique no more.
-            let name = |number| match &wanted.unique_name {
-                Some(name) if count > 1 => Some(format!("{name}-{number}")),
-                name => name.clone(),
-            };
-            return (1..=count).map(|number| self.arrange_new(wanted, name(number))).collect();
+        let before = self.classic.len();
+        let arranged = match &wanted.conversation {
+            None => (1..=wanted.count.unwrap_or(1)).map(|number| self.arrange_new(wanted, number)).collect(),
+            Some(key) => self.arrange_one(wanted, key).map(|sid| vec![sid]),
         };
+        if arranged.is_err() {
+            self.classic.truncate(before);
+        }
+        arranged
+    }
+
+    fn arrange_one(&mut self, wanted: &Arrangement, key: &str) -> Result<String, ArrangeError> {
         let index = match self.classic_index(key) {
             Some(index) => index,
             None => self.make_classic(key)?,
         };
-        Ok(vec![self.arrange_at(index, wanted, wanted.unique_name.clone())?])
+        self.arrange_at(index, wanted, wanted.unique_name.clone())
     }
 
-    fn arrange_new(&mut self, wanted: &Arrangement, name: Option<String>) -> Result<String, ArrangeError> {
-        let taken = name.as_deref().filter(|name| self.classic_index(name).is_some());
-        if let Some(name) = taken {
-            return Err(ArrangeError::NameTaken(name.to_owned()));
+    fn arrange_new(&mut self, wanted: &Arrangement, number: usize) -> Result<String, ArrangeError> {
+        // One name for several would not be unique.
+        let several = wanted.count.is_some_and(|count| count > 1);
+        let name = wanted.unique_name.as_ref();
+        let name = name.map(|name| if several { format!("{name}-{number}") } else { name.clone() });
+        let mut serial = self.classic.len() as u64 + 1;
+        while self.classic_index(&format!("CH{serial:032}")).is_some() {
+            serial += 1;
         }
-        let numbers = self.classic.len() as u64 + 1..;
-        let mut sids = numbers.map(|number| format!("CH{number:032}"));
-        let sid = sids.find(|sid| self.classic_index(sid).is_none()).unwrap_or_default();
-        let index = self.make_classic(&sid)?;
+        let index = self.make_classic(&format!("CH{serial:032}"))?;
         self.arrange_at(index, wanted, name)
     }
 
@@ -150,6 +154,15 @@ mod tests {
         assert_eq!((changed.state, changed.unique_name.as_deref()), (State::Closed, Some("n-3")));
         assert_eq!(changed.roster.len(), 1);
         assert_eq!(tenant.classic[1].state, State::Active);
+    }
+
+    #[test]
+    fn none_is_made_where_one_cannot_be() {
+        let mut tenant = Tenant::seeded("AC1");
+        let pair = json!({"address": "+15550100040", "proxy_address": "+15550109001"});
+        let error = arrange(&mut tenant, json!({"count": 2, "participants": [pair]})).unwrap_err();
+        assert!(matches!(error, ArrangeError::Participant(Refusal::PairTaken(_))), "{error}");
+        assert_eq!(tenant.classic.len(), 1);
     }
 
     #[test]

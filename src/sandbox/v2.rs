@@ -138,17 +138,19 @@ fn list(tenant: &Tenant, conversation: &str, query: &str) -> Result<Response, Pr
     Ok(Json(Listing { meta, participants }).into_response())
 }
 
+/// PascalCase is not documented, but Twilio's Python SDK sends it where it is asked for headers as well
+/// (`page_with_http_info`).
 fn page_query(query: &str) -> Result<(usize, Cursor), Problem> {
     let (mut size, mut start) = (50, Cursor::Start);
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         let bad =
             || Problem::Invalid(vec![Invalid::at(format!("#/{name}"), format!("{value:?} is not valid"))]);
         match name.as_ref() {
-            "pageSize" => {
+            "pageSize" | "PageSize" => {
                 let legal = |size: &usize| (1..=MOST_PER_PAGE).contains(size);
                 size = value.parse().ok().filter(legal).ok_or_else(bad)?;
             }
-            "pageToken" => start = cursor(&value).ok_or_else(bad)?,
+            "pageToken" | "PageToken" => start = cursor(&value).ok_or_else(bad)?,
             _ => {}
         }
     }

@@ -56,7 +56,9 @@ pub(in crate::sandbox) struct Fields {
     pub(in crate::sandbox) role_sid: Option<String>,
     pub(in crate::sandbox) date_created: Option<String>,
     pub(in crate::sandbox) date_updated: Option<String>,
+    #[serde(skip)] // no field of a create, which is what the control routes do
     pub(in crate::sandbox) last_read_index: Option<String>,
+    #[serde(skip)]
     pub(in crate::sandbox) last_read_timestamp: Option<String>,
 }
 
