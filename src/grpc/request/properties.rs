@@ -224,9 +224,10 @@ proptest! {
             participant,
             update_mask: Some(FieldMask { paths }),
             webhook_enabled,
+            validate_only: false,
         };
         match update(request, &accounts()) {
-            Ok((key, update)) => {
+            Ok(Updated { key, update, .. }) => {
                 let version = key.conversation.version;
                 prop_assert!(update.fields.iter().all(|field| is_carried(field.name(), version)), "{:?}", update.fields);
                 prop_assert!(webhook_enabled.is_none() || version == ApiVersion::V1);
@@ -244,9 +245,13 @@ proptest! {
     fn a_create_is_one_that_the_version_carries_or_is_refused_without_repeating_it(
         conversation in conversation(), participant in option::of(participant()),
     ) {
-        let conversation = Some(conversation);
-        match create(proto::CreateParticipantRequest { conversation, participant, webhook_enabled: None }, &accounts()) {
-            Ok((conversation, create)) => {
+        let request = proto::CreateParticipantRequest {
+            conversation: Some(conversation),
+            participant,
+            ..proto::CreateParticipantRequest::default()
+        };
+        match create(request, &accounts()) {
+            Ok(Created { conversation, create, .. }) => {
                 let set = Field::ALL.into_iter().filter(|field| is_set(*field, &create.participant));
                 for field in set {
                     prop_assert!(is_carried(field.name(), conversation.version), "{:?}", field);
@@ -279,7 +284,7 @@ proptest! {
             ..proto::UpdateParticipantRequest::default()
         };
         match update(request, &accounts()) {
-            Ok((_, update)) => prop_assert_eq!(update.fields, set),
+            Ok(updated) => prop_assert_eq!(updated.update.fields, set),
             Err(refused) => prop_assert!(set.is_empty(), "{:?}", refused),
         }
         let participant = Participant { last_read_message_index: None, ..participant };
@@ -287,10 +292,10 @@ proptest! {
         let request = proto::CreateParticipantRequest {
             conversation,
             participant: Some(participant.clone()),
-            webhook_enabled: None,
+            ..proto::CreateParticipantRequest::default()
         };
         match create(request, &accounts()) {
-            Ok((_, create)) => prop_assert!(has_addresses && create.participant == participant),
+            Ok(created) => prop_assert!(has_addresses && created.create.participant == participant),
             Err(refused) => prop_assert!(!has_addresses, "{:?}", refused),
         }
     }
