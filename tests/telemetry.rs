@@ -312,7 +312,7 @@ async fn what_metrics_tells_is_pushed_too() {
     ])
     .await;
     process.fault(json!({ "status": 503, "times": 1 })).await;
-    process.fault(json!({ "body": r#"{"new":1}"#, "times": 1 })).await;
+    process.fault(json!({ "body": r#"{"new":1,"last_read_timestamp":"noon"}"#, "times": 1 })).await;
     for _ in 0..2 {
         process.client.get_participant(get(V1_CONVERSATION, "alice")).await.unwrap();
     }
