@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod accounts;
 mod bad_input;
 mod cache;
 mod contract;
@@ -14,5 +15,6 @@ mod lists;
 mod metrics;
 mod properties;
 mod raw;
+mod rotation;
 mod upstream;
 mod writes;
