@@ -28,14 +28,14 @@ use url::Url;
 pub use greeting::greeting;
 pub use signals::Signals;
 
-use crate::config::{Config, Drain, Secret, Upstream};
+use crate::config::{Config, Drain, Upstream};
 use crate::grpc::{self, CallLayer, Service};
 use crate::ids::{AccountId, Accounts};
 use crate::participants::{PageTokens, Participants};
 use crate::proto::participant_service_server::ParticipantServiceServer;
 use crate::sandbox::{self, Sandbox};
 use crate::telemetry::{LogFilter, Metrics, MetricsError, Telemetry};
-use crate::twilio::{self, Account, Credentials, Twilio};
+use crate::twilio::{self, Account, Credentials, Secret, Twilio};
 use admin::Readiness;
 
 /// Names the service in the health protocol.
@@ -117,6 +117,8 @@ pub struct App {
     admin: TcpListener,
     sandbox: Option<Sandbox>,
     participants: Participants,
+    /// The key of page tokens, where a file holds it, and how often that is read.
+    key_file: Option<(Secret, Duration)>,
     calls: CallLayer,
     health: HealthReporter,
     ready_file: Option<PathBuf>,
@@ -165,8 +167,11 @@ impl App {
         };
 
         let page_tokens = PageTokens::new(accounts.iter().map(|account| {
-            let key = page_token_key.as_ref().map_or(account.credentials.secret(), Secret::expose);
-            (account.id.clone(), key)
+            let secrets = match &page_token_key {
+                Some(key) => vec![key.clone()],
+                None => account.credentials.secrets().to_vec(),
+            };
+            (account.id.clone(), secrets)
         }));
         let default = accounts.first().ok_or(BuildError::NoAccount)?.id.clone();
         let known = Accounts::new(default, accounts.iter().map(|account| account.id.clone()));
@@ -186,6 +191,7 @@ impl App {
             admin,
             sandbox,
             participants,
+            key_file: page_token_key.filter(Secret::is_file).map(|key| (key, twilio.reload_interval)),
             calls,
             health,
             ready_file,
@@ -225,8 +231,15 @@ impl App {
         }
         let (participants, upkeep_end) = (self.participants, end.clone());
         servers.spawn(async move {
-            ending("the cache's upkeep", participants.upkeep(upkeep_end).map(Ok::<_, Infallible>)).await
+            ending("the upkeep", participants.upkeep(upkeep_end).map(Ok::<_, Infallible>)).await
         });
+        if let Some((key, every)) = self.key_file {
+            let (metrics, end) = (self.metrics.clone(), end.clone());
+            servers.spawn(async move {
+                let upkeep = key.upkeep(every, &metrics, end);
+                ending("the page token key's upkeep", upkeep.map(Ok::<_, Infallible>)).await
+            });
+        }
         let mut grpc = JoinSet::new();
         let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true));
         let goaway_wanted = goaway.clone().cancelled_owned();
@@ -338,6 +351,7 @@ async fn bind_sandbox(settings: sandbox::Settings) -> Result<Sandbox, BuildError
 fn sandbox_account(address: SocketAddr) -> Result<Account, BuildError> {
     let id = AccountId::parse(sandbox::ACCOUNT_SID).ok_or(BuildError::NoAccount)?;
     let url = Url::parse(&format!("http://{address}")).map_err(|_| BuildError::NoAccount)?;
-    let credentials = Credentials::new(sandbox::ACCOUNT_SID, sandbox::AUTH_TOKEN);
+    let password = Secret::new("the sandbox's", sandbox::AUTH_TOKEN);
+    let credentials = Credentials::Basic { user: sandbox::ACCOUNT_SID.into(), passwords: vec![password] };
     Ok(Account { id, v1_url: url.clone(), v2_url: url, credentials })
 }

@@ -19,7 +19,7 @@ pub use settings::{SETTINGS, Setting, markdown};
 use crate::participants::CacheSettings;
 use crate::sandbox;
 use crate::telemetry::{CallLog, Export, LogFormat, LogSettings, Protocol};
-use crate::twilio::{self, Account};
+use crate::twilio::{self, Account, Credentials, Secret};
 use source::Sources;
 
 /// How the environment is looked up.
@@ -68,23 +68,6 @@ pub struct Drain {
     pub delay: Duration,
     /// Then calls in flight may take so long.
     pub timeout: Duration,
-}
-
-/// Text that is never printed.
-#[derive(Clone)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text, for those who need it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }
 
 /// A setting that is wrong.
@@ -158,14 +141,21 @@ fn account_lines(upstream: &Upstream) -> Vec<String> {
     let line = |(at, account): (usize, &Account)| {
         let Account { id, v1_url, v2_url, credentials } = account;
         let default = if at == 0 { " (default)" } else { "" };
-        let user = credentials.user();
-        format!("account {id}{default} = v1 at {v1_url}, v2 at {v2_url}, signs in as {user} with ***")
+        let secrets: Vec<String> = credentials.secrets().iter().map(ToString::to_string).collect();
+        let (user, secrets) = (credentials.user(), secrets.join(" or "));
+        let tokens = match credentials {
+            Credentials::Basic { .. } => String::new(),
+            Credentials::OAuth(client) => format!(", for tokens of {}", client.token_url),
+        };
+        format!(
+            "account {id}{default} = v1 at {v1_url}, v2 at {v2_url}, signs in as {user} with {secrets}{tokens}"
+        )
     };
     accounts.iter().enumerate().map(line).collect()
 }
 
 fn sandbox_settings(sources: &mut Sources<'_>, faults: &[String]) -> sandbox::Settings {
-    for key in ["upstream.url", "upstream.v1_url", "upstream.v2_url"] {
+    for key in ["upstream.url", "upstream.v1_url", "upstream.v2_url", "upstream.token_url"] {
         if let Some(place) = sources.place(key) {
             sources.problem(place, "cannot be set with --sandbox, which is the upstream");
         }
@@ -214,13 +204,14 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
             propagate_trace: sources.required("upstream.propagate_trace", switch),
             max_response_bytes: sources
                 .required("upstream.max_response_bytes", |text| number(text, 1024, 1 << 30)),
+            reload_interval: sources.required("secrets.reload_interval", limit),
         },
         cache: CacheSettings {
             ttl: sources.required("cache.ttl", duration),
             negative_ttl: sources.required("cache.negative_ttl", duration),
             max_bytes: sources.required("cache.max_bytes", |text| number(text, 0, 1 << 40)),
         },
-        page_token_key: sources.optional("page_token_key", page_token_key),
+        page_token_key: page_token_key(sources),
         call_timeout: sources.required("limits.call_timeout", limit),
         drain: Drain {
             delay: sources.required("drain.delay", duration),
@@ -278,8 +269,22 @@ fn switch(text: &str) -> Result<bool, &'static str> {
     text.parse().map_err(|_| "must be true or false")
 }
 
-fn page_token_key(text: &str) -> Result<Secret, &'static str> {
-    if text.len() < 16 { Err("must be at least 16 characters long") } else { Ok(Secret(text.to_owned())) }
+/// The shortest key of page tokens.
+const MIN_KEY_BYTES: usize = 16;
+
+fn page_token_key(sources: &mut Sources<'_>) -> Option<Secret> {
+    let (key, file) = ("page_token_key", "page_token_key_file");
+    let (place, file_place) = (sources.place(key), sources.place(file));
+    if let (Some(place), Some(file_place)) = (&place, &file_place) {
+        sources.problem(place, format!("cannot be set beside {file_place}"));
+    }
+    let fixed = |text: &str| {
+        let is_long = text.len() >= MIN_KEY_BYTES;
+        let key = is_long.then(|| Secret::new(place.clone().unwrap_or_default(), text));
+        key.ok_or("must be at least 16 characters long")
+    };
+    let read = |path: &str| Secret::read(file_place.clone().unwrap_or_default(), path, MIN_KEY_BYTES);
+    sources.optional(key, fixed).or(sources.optional(file, read))
 }
 
 #[cfg(test)]

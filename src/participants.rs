@@ -135,8 +135,8 @@ impl Participants {
         }
     }
 
-    /// Keeps the cache within its bounds until the token is cancelled.
+    /// Keeps the cache within its bounds, and what the accounts sign in with up to date, until the token is cancelled.
     pub async fn upkeep(&self, end: CancellationToken) {
-        self.cache.upkeep(end).await;
+        tokio::join!(self.cache.upkeep(end.clone()), self.twilio.upkeep(end));
     }
 }

@@ -16,19 +16,23 @@ mod v2;
 mod wire;
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use ::http::{HeaderValue, Method};
+use ::http::Method;
+use futures_util::future::join_all;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
-pub use account::{Account, Credentials};
-pub use error::{Broken, Cause, Error, Operation, Problem, Subject, THROTTLED};
+pub use account::{Account, Client, Credentials, Secret, SecretFileError};
+pub use error::{Broken, Cause, Error, NoToken, Operation, Problem, Subject, THROTTLED};
 pub use prepared::Prepared;
 
 use crate::ids::{AccountId, ApiVersion, Conversation, Field, ParticipantKey, PersonKey, Segment};
 use crate::proto::{Participant, ParticipantConversation};
 use crate::telemetry::Metrics;
+use account::{SignIn, Upkeep};
 use http::Request;
 
 /// Twilio's largest page of participants.
@@ -59,6 +63,8 @@ pub struct Settings {
     pub max_response_bytes: usize,
     /// Whether Twilio gets the trace's ids, in `traceparent`.
     pub propagate_trace: bool,
+    /// How often the files of secrets are read.
+    pub reload_interval: Duration,
 }
 
 /// How long a request may take.
@@ -117,11 +123,13 @@ pub struct Twilio {
     http: http::Http,
     accounts: HashMap<AccountId, Endpoint>,
     total_timeout: Duration,
+    reload_interval: Duration,
+    metrics: Metrics,
 }
 
 /// What a request needs to know of its account.
 struct Endpoint {
-    authorization: HeaderValue,
+    sign_in: Arc<SignIn>,
     v1_url: Url,
     v2_url: Url,
 }
@@ -132,27 +140,33 @@ pub enum BuildError {
     /// The TLS roots or the resolver could not be set up.
     #[error("set up the HTTP client: {0}")]
     Client(#[from] reqwest::Error),
-    /// The credentials do not fit into a header.
-    #[error("the credentials of {0} do not fit into an HTTP header")]
-    Credentials(AccountId),
 }
 
 impl Twilio {
     /// A client for these accounts; nothing is sent yet.
     pub fn new(settings: &Settings, accounts: Vec<Account>, metrics: Metrics) -> Result<Self, BuildError> {
         let endpoint = |account: Account| {
-            let authorization = account
-                .credentials
-                .authorization()
-                .map_err(|_| BuildError::Credentials(account.id.clone()))?;
-            let endpoint = Endpoint { authorization, v1_url: account.v1_url, v2_url: account.v2_url };
-            Ok((account.id, endpoint))
+            let sign_in = Arc::new(SignIn::new(account.credentials));
+            (account.id, Endpoint { sign_in, v1_url: account.v1_url, v2_url: account.v2_url })
         };
         Ok(Self {
-            http: http::Http::new(settings, metrics)?,
-            accounts: accounts.into_iter().map(endpoint).collect::<Result<_, BuildError>>()?,
+            http: http::Http::new(settings, metrics.clone())?,
+            accounts: accounts.into_iter().map(endpoint).collect(),
             total_timeout: settings.total_timeout,
+            reload_interval: settings.reload_interval,
+            metrics,
         })
+    }
+
+    /// Keeps up to date what the accounts sign in with, until the token is cancelled. Without it no file of a secret is
+    /// read again, and there is no access token.
+    pub async fn upkeep(&self, end: CancellationToken) {
+        let upkeep = |(account, endpoint): (_, &Endpoint)| {
+            let (sign_in, http, metrics) = (endpoint.sign_in.clone(), &self.http, &self.metrics);
+            let upkeep = Upkeep { account, sign_in, http, every: self.reload_interval, metrics };
+            upkeep.run(end.clone())
+        };
+        join_all(self.accounts.iter().map(upkeep)).await;
     }
 
     /// The budget of a request on behalf of a call that may repeat it until `deadline`.
@@ -330,8 +344,8 @@ impl Twilio {
             ApiVersion::V2 => &endpoint.v2_url,
         };
         let url = http::url(base, &route.segments).map_err(unsupported)?;
-        let authorization = endpoint.authorization.clone();
-        Ok(Request::new((operation, version), subject, (method, url), route.template, authorization, budget))
+        let sign_in = endpoint.sign_in.clone();
+        Ok(Request::new((operation, version), subject, (method, url), route.template, sign_in, budget))
     }
 }
 

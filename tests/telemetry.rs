@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as STANDARD;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
 };
@@ -25,12 +27,13 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use participant_gateway::proto::participant_service_client::ParticipantServiceClient;
 use participant_gateway::proto::*;
-use participant_gateway::sandbox::{V1_CONVERSATION, V2_CONVERSATION};
+use participant_gateway::sandbox::{Account, Sandbox, Settings, V1_CONVERSATION, V2_CONVERSATION};
 use participant_gateway::telemetry::metrics::METRICS;
 use participant_gateway::telemetry::traces::SPANS;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Endpoint, Server};
 use tonic::{Request, Response, Status};
@@ -114,7 +117,7 @@ impl Collected {
     }
 }
 
-/// A gateway process on its sandbox, which exports to an address.
+/// A gateway process, on its own sandbox unless a configuration file names an upstream. It may export to an address.
 struct Process {
     child: Child,
     addresses: serde_json::Value,
@@ -126,14 +129,9 @@ impl Process {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ready.json");
         let child = Command::new(env!("CARGO_BIN_EXE_participant-gateway"))
-            .args([
-                "serve",
-                "--sandbox",
-                "--grpc-listen=127.0.0.1:0",
-                "--admin-listen=127.0.0.1:0",
-                "--ready-file",
-            ])
+            .args(["serve", "--grpc-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--ready-file"])
             .arg(&file)
+            .args(env.iter().all(|(name, _)| *name != "GATEWAY_CONFIG").then_some("--sandbox"))
             .env_clear()
             .envs(env.iter().copied())
             .stdout(Stdio::null())
@@ -477,6 +475,18 @@ async fn plant(process: &mut Process) -> Vec<Status> {
     errors
 }
 
+#[track_caller]
+fn assert_nowhere(planted: &[impl AsRef<str>], everything: &str) {
+    for secret in planted.iter().map(AsRef::as_ref) {
+        let at = everything.find(secret);
+        assert!(
+            at.is_none(),
+            "{secret}: …{}…",
+            at.map_or("", |at| &everything[at.saturating_sub(200)..at + 40])
+        );
+    }
+}
+
 #[tokio::test]
 async fn nothing_of_a_participant_and_no_secret_is_on_any_surface() {
     let mut told = String::new();
@@ -492,15 +502,7 @@ async fn nothing_of_a_participant_and_no_secret_is_on_any_surface() {
         })
         .await;
     assert!(collected.spans.len() >= 40 && lines.len() >= 16, "{} {}", collected.spans.len(), lines.len());
-    let everything = format!("{told} {:?} {lines:?}", collected.spans);
-    for secret in PLANTED {
-        let at = everything.find(secret);
-        assert!(
-            at.is_none(),
-            "{secret}: …{}…",
-            at.map_or("", |at| &everything[at.saturating_sub(200)..at + 40])
-        );
-    }
+    assert_nowhere(&PLANTED, &format!("{told} {:?} {lines:?}", collected.spans));
     // And the spans are what the documentation says.
     for span in &collected.spans {
         let kind = format!("{:?}", span.kind()).to_lowercase();
@@ -511,6 +513,77 @@ async fn nothing_of_a_participant_and_no_secret_is_on_any_surface() {
             assert!(!is_ours || row.attributes.contains(&name.as_str()), "{name} of {}", span.name);
         }
     }
+}
+
+/// Three accounts, one for each kind of credentials, whose secrets are good, then new, then refused, then gone.
+#[tokio::test]
+async fn no_secret_of_an_account_is_on_any_surface() {
+    let sids = ['1', '2', '3'].map(|digit| digit.to_string().repeat(32));
+    let secrets = ["planted-one", "planted-two"];
+    let account = |digits: &String| Account { sid: format!("AC{digits}"), auth_token: secrets[0].into() };
+    let settings = Settings { accounts: sids.iter().map(account).collect(), ..Default::default() };
+    let twilio = Sandbox::bind(settings).await.unwrap();
+    let url = format!("http://{}", twilio.local_addr());
+    let twilio = tokio::spawn(twilio.run(CancellationToken::new()));
+    let accept = async |secret: &str| {
+        for digits in &sids {
+            let change = json!({
+                "account": format!("AC{digits}"), "auth_tokens": [secret], "api_secret": secret,
+                "client_secret": secret, "revoke_tokens": true
+            });
+            let put = reqwest::Client::new().put(format!("{url}/_sandbox/credentials")).json(&change);
+            assert_eq!(put.send().await.unwrap().status(), 204);
+        }
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let secret_file = folder.path().join("secret");
+    let config_file = folder.path().join("gateway.toml");
+    std::fs::write(&secret_file, secrets[0]).unwrap();
+    accept(secrets[0]).await;
+    let [one, two, three] = &sids;
+    let config = format!(
+        "upstream.url = {url:?}\nupstream.token_url = \"{url}/v2/token\"\nsecrets.reload_interval = \"20ms\"\n\
+         [[accounts]]\naccount_sid = \"AC{one}\"\nauth_token_file = {secret_file:?}\n\
+         [[accounts]]\naccount_sid = \"AC{two}\"\napi_key = \"SK{two}\"\napi_secret_file = {secret_file:?}\n\
+         [[accounts]]\naccount_sid = \"AC{three}\"\nclient_id = \"OQ{three}\"\nclient_secret_file = {secret_file:?}\n"
+    );
+    std::fs::write(&config_file, config).unwrap();
+
+    let mut told = String::new();
+    let env = [("GATEWAY_CONFIG", config_file.to_str().unwrap()), ("GATEWAY_LOG_FILTER", "trace")];
+    let (collected, lines) = traced_with(true, &env, async |process: &mut Process| {
+        let mut call = async |is_ok: bool| {
+            let calls = sids.iter().map(|digits| {
+                let mut client = process.client.clone();
+                let mut request = get(V1_CONVERSATION, "alice").into_inner();
+                request.conversation.get_or_insert_default().account_id = format!("AC{digits}");
+                request.read_options = Some(ReadOptions { max_age: Some(prost_types::Duration::default()) });
+                tokio::spawn(async move { client.get_participant(request).await })
+            });
+            for call in calls.collect::<Vec<_>>() {
+                let result = call.await.unwrap();
+                assert_eq!(result.is_ok(), is_ok, "{result:?}");
+                let error = result.err().unwrap_or_else(|| Status::ok(""));
+                told += &format!("{} {} ", error.message(), String::from_utf8_lossy(error.details()));
+            }
+        };
+        call(true).await;
+        accept(secrets[1]).await;
+        std::fs::write(&secret_file, secrets[1]).unwrap();
+        call(true).await;
+        accept("planted-other").await;
+        std::fs::write(&secret_file, "planted\nplanted").unwrap();
+        call(false).await;
+        told += &process.metrics().await;
+    })
+    .await;
+    twilio.abort();
+    assert!(collected.spans.len() >= 9 && lines.len() >= 9, "{} {}", collected.spans.len(), lines.len());
+    let basic = |user: &str| STANDARD.encode(format!("{user}:planted")).trim_end_matches('=').to_owned();
+    // And the access tokens, which are JWTs.
+    let planted =
+        ["planted".to_owned(), "eyJ".to_owned(), basic(&format!("AC{one}")), basic(&format!("SK{two}"))];
+    assert_nowhere(&planted, &format!("{told} {:?} {lines:?}", collected.spans));
 }
 
 #[tokio::test]

@@ -72,8 +72,9 @@ fn command() -> clap::Command {
             .arg(sandbox.help("Use the embedded fake Twilio as upstream: no account is needed"))
             .arg(fault("sandbox-fault"))
             .after_help(
-                "Accounts come from TWILIO_ACCOUNT_SID with TWILIO_AUTH_TOKEN, or with TWILIO_API_KEY and \
-                 TWILIO_API_SECRET, and from the file. Settings without a flag: docs/configuration.md.",
+                "Accounts come from TWILIO_ACCOUNT_SID with TWILIO_AUTH_TOKEN, with TWILIO_API_KEY and \
+                 TWILIO_API_SECRET, or with TWILIO_CLIENT_ID and TWILIO_CLIENT_SECRET, and from the file. \
+                 Settings without a flag: docs/configuration.md.",
             )
     };
     let listen = Arg::new("listen").long("listen").value_name("ADDRESS").default_value("127.0.0.1:8080");

@@ -74,6 +74,13 @@ pub const SETTINGS: &[Setting] = &[
         "",
         "Base URL of the v2 API, where it differs",
     ),
+    setting(
+        "upstream.token_url",
+        None,
+        "GATEWAY_UPSTREAM_TOKEN_URL",
+        "https://oauth.twilio.com/v2/token",
+        "Where OAuth clients get their access tokens",
+    ),
     Setting {
         is_switch: true,
         ..setting(
@@ -171,6 +178,20 @@ pub const SETTINGS: &[Setting] = &[
             "Secret that seals page tokens, the same on all replicas; without it, it is derived from the account's secret",
         )
     },
+    setting(
+        "page_token_key_file",
+        None,
+        "GATEWAY_PAGE_TOKEN_KEY_FILE",
+        "",
+        "File that holds it; it is read again while the gateway runs",
+    ),
+    setting(
+        "secrets.reload_interval",
+        None,
+        "GATEWAY_SECRETS_RELOAD_INTERVAL",
+        "5s",
+        "How often the files of secrets are read again; one that Twilio refuses is read at once",
+    ),
     setting(
         "drain.delay",
         Some("drain-delay"),

@@ -47,6 +47,11 @@ fn accounts(config: &Config) -> &[Account] {
     }
 }
 
+/// What the account signs in with: the values in use.
+fn secrets(account: &Account) -> Vec<String> {
+    account.credentials.secrets().iter().map(|secret| secret.values()[0].to_string()).collect()
+}
+
 /// A configuration file, which lives as long as the value.
 struct File(tempfile::NamedTempFile);
 
@@ -202,6 +207,7 @@ fn the_ends_of_a_range_are_legal_and_what_lies_beyond_is_not() {
         ("GATEWAY_UPSTREAM_MAX_RESPONSE_BYTES", vec!["1024", "1073741824"], vec!["1023", "1073741825"]),
         ("GATEWAY_CACHE_TTL", vec!["0s", "1day"], vec!["1day 1s", "5", "∞"]),
         ("GATEWAY_LIMITS_CALL_TIMEOUT", vec!["1ns", "1day"], vec!["0s", "2days"]),
+        ("GATEWAY_SECRETS_RELOAD_INTERVAL", vec!["100ms", "1day"], vec!["0s", "2days"]),
         ("GATEWAY_PAGE_TOKEN_KEY", vec!["0123456789abcdef"], vec!["0123456789abcde"]),
         ("GATEWAY_LOG_FORMAT", vec!["auto", "json", "text"], vec!["JSON"]),
         ("GATEWAY_GRPC_LISTEN", vec!["[::1]:0", "0.0.0.0:0"], vec!["::1", "127.0.0.1:65536", ":50051"]),
@@ -316,8 +322,200 @@ fn an_api_key_is_preferred_to_the_auth_token() {
         (ACCOUNT.to_vec(), TOKEN),
     ] {
         let config = report(&[], &env).outcome.unwrap();
-        assert_eq!(accounts(&config)[0].credentials.secret(), secret);
+        assert_eq!(secrets(&accounts(&config)[0]), [secret]);
     }
+}
+
+/// A secret in a file of its own, as a mount has it.
+fn secret_file(text: &str) -> File {
+    File::new(&format!("{text}\n"))
+}
+
+/// What a table of the file with these keys, or these variables, signs in as, and with what.
+fn signs_in(env: &[(&str, &str)], keys: &[(&str, &str)]) -> Result<(String, Vec<String>), Vec<String>> {
+    let keys: Vec<_> = keys.iter().map(|(key, value)| format!("{key} = {value:?}\n")).collect();
+    let table = if keys.is_empty() { String::new() } else { format!("[[accounts]]\n{}", keys.concat()) };
+    let config = report(&["--config", File::new(&table).path()], env).outcome;
+    let config = config.map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let account = &accounts(&config)[0];
+    Ok((account.credentials.user().to_owned(), secrets(account)))
+}
+
+#[test]
+fn every_secret_may_stand_in_a_file() {
+    let [first, second] = [secret_file("planted-one"), secret_file("planted-two")];
+    let (one, two) = (first.path(), second.path());
+    for (keys, user, expected) in [
+        (vec![("auth_token_file", one)], SID, vec!["planted-one"]),
+        (
+            vec![("auth_token_file", one), ("secondary_auth_token_file", two)],
+            SID,
+            vec!["planted-one", "planted-two"],
+        ),
+        (vec![("auth_token", "t"), ("secondary_auth_token_file", two)], SID, vec!["t", "planted-two"]),
+        (vec![("auth_token_file", one), ("secondary_auth_token", "t")], SID, vec!["planted-one", "t"]),
+        (vec![("api_key", "SK1"), ("api_secret_file", two)], "SK1", vec!["planted-two"]),
+        (vec![("client_id", "OQ1"), ("client_secret_file", one)], "OQ1", vec!["planted-one"]),
+    ] {
+        let keys = [&[("account_sid", SID)], &keys[..]].concat();
+        let expected = Ok((user.to_owned(), expected.iter().map(|text| (*text).to_owned()).collect()));
+        assert_eq!(signs_in(&[], &keys), expected, "{keys:?}");
+        let names: Vec<_> = keys.iter().map(|(key, _)| format!("TWILIO_{}", key.to_uppercase())).collect();
+        let env: Vec<_> =
+            names.iter().map(String::as_str).zip(keys.iter().map(|(_, value)| *value)).collect();
+        assert_eq!(signs_in(&env, &[]), expected, "{env:?}");
+    }
+}
+
+/// What signs in is what can do the least; the auth token beside it is for the signatures of webhooks.
+#[test]
+fn an_api_key_or_a_client_is_preferred_to_the_auth_token_and_both_are_refused() {
+    let token = [("account_sid", SID), ("auth_token", "t")];
+    let key = [("api_key", "SK1"), ("api_secret", "s")];
+    let client = [("client_id", "OQ1"), ("client_secret", "c")];
+    let user = |keys: &[(&str, &str)]| signs_in(&[], keys).unwrap().0;
+    assert_eq!(user(&token), SID);
+    assert_eq!(user(&[&token[..], &key].concat()), "SK1");
+    assert_eq!(user(&[&token[..], &client].concat()), "OQ1");
+    let both = signs_in(&[], &[&token[..], &key, &client].concat()).unwrap_err();
+    assert_problems(&both, &[("accounts[0].api_key", "accounts[0].client_id")]);
+}
+
+#[test]
+fn a_secret_and_its_file_beside_each_other_are_refused() {
+    let file = secret_file("planted-in-the-file");
+    let sid = ("account_sid", SID);
+    for (key, others) in [
+        ("auth_token", vec![]),
+        ("secondary_auth_token", vec![("auth_token", "t")]),
+        ("api_secret", vec![("api_key", "SK1")]),
+        ("client_secret", vec![("client_id", "OQ1")]),
+    ] {
+        let file_key = format!("{key}_file");
+        let keys = [&[sid, (key, "planted"), (&file_key, file.path())], &others[..]].concat();
+        let problems = signs_in(&[], &keys).unwrap_err();
+        assert_problems(&problems, &[(&format!("accounts[0].{key}:"), &file_key)]);
+        assert!(!problems[0].contains("planted"), "{problems:?}");
+    }
+    let key = ("GATEWAY_PAGE_TOKEN_KEY", "0123456789abcdef");
+    let problems = problems_beside_an_account(&[], &[key, ("GATEWAY_PAGE_TOKEN_KEY_FILE", file.path())]);
+    assert_problems(&problems, &[("GATEWAY_PAGE_TOKEN_KEY", "GATEWAY_PAGE_TOKEN_KEY_FILE")]);
+}
+
+#[test]
+fn a_file_without_a_secret_is_refused_by_its_key_beside_everything_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str, content: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let missing = folder.path().join("missing");
+    let variables = [
+        ("TWILIO_AUTH_TOKEN_FILE", missing.to_str().unwrap().to_owned()),
+        ("TWILIO_SECONDARY_AUTH_TOKEN_FILE", path("empty", b"\n")),
+        ("TWILIO_API_SECRET_FILE", path("lines", b"planted\nplanted")),
+        ("TWILIO_CLIENT_SECRET_FILE", path("bytes", b"planted\xff")),
+        ("GATEWAY_PAGE_TOKEN_KEY_FILE", path("short", b"planted")),
+        ("GATEWAY_CACHE_TTL", "x".to_owned()),
+    ];
+    let mut env = vec![("TWILIO_ACCOUNT_SID", SID), ("TWILIO_API_KEY", "SK1"), ("TWILIO_CLIENT_ID", "OQ1")];
+    env.extend(variables.iter().map(|(name, value)| (*name, value.as_str())));
+    let problems = problems(&[], &env);
+    assert_problems(
+        &problems,
+        &[
+            ("TWILIO_AUTH_TOKEN_FILE", "cannot be read"),
+            ("TWILIO_SECONDARY_AUTH_TOKEN_FILE", "at least 1 character"),
+            ("TWILIO_API_SECRET_FILE", "one line"),
+            ("TWILIO_CLIENT_SECRET_FILE", "UTF-8"),
+            ("GATEWAY_PAGE_TOKEN_KEY_FILE", "at least 16"),
+            ("GATEWAY_CACHE_TTL", "duration"),
+        ],
+    );
+    assert!(problems.iter().all(|problem| !problem.contains("planted")), "{problems:?}");
+}
+
+#[test]
+fn half_of_what_signs_in_tells_the_other_half() {
+    let sid = ("account_sid", SID);
+    for (keys, missing) in [
+        (vec![("client_id", "OQ1")], "client_secret"),
+        (vec![("client_secret", "planted")], "client_id"),
+        (vec![("secondary_auth_token", "planted")], "auth_token"),
+        (vec![("auth_token", "t"), ("api_key", "SK1")], "api_secret"),
+    ] {
+        let problems = signs_in(&[], &[&[sid], &keys[..]].concat()).unwrap_err();
+        assert_problems(&problems, &[(&format!("accounts[0].{missing}:"), "is required")]);
+    }
+    for (key, secret, wrong) in [
+        ("api_key", "api_secret", "planted"),
+        ("api_key", "api_secret", "SK1:planted"),
+        ("client_id", "client_secret", "SK1"),
+    ] {
+        let problems = signs_in(&[], &[sid, (key, wrong), (secret, "planted")]).unwrap_err();
+        assert_problems(&problems, &[(&format!("accounts[0].{key}:"), "must be the SID")]);
+        assert!(!problems[0].contains("planted"), "{problems:?}");
+    }
+}
+
+#[test]
+fn an_accounts_own_edge_and_region_choose_its_host() {
+    let hosts = |keys: &str, env: &[(&str, &str)]| {
+        let file = File::new(&format!("[[accounts]]\naccount_sid = {SID:?}\nauth_token = \"t\"\n{keys}"));
+        let config = report(&["--config", file.path()], env).outcome.unwrap();
+        let account = &accounts(&config)[0];
+        [&account.v1_url, &account.v2_url].map(|url| url.host_str().unwrap().to_owned())
+    };
+    let (edge, region) = ("edge = \"dublin\"\n", "region = \"ie1\"\n");
+    let (v1, v2) = ("v1_url = \"https://v1.example\"\n", "url = \"https://both.example\"\n");
+    let common = [("GATEWAY_UPSTREAM_URL", "https://common.example"), ("TWILIO_EDGE", "sydney")];
+    let both = |host: &str| [host.to_owned(), host.to_owned()];
+    assert_eq!(hosts("", &common), both("common.example"));
+    assert_eq!(hosts("", &common[1..]), both("conversations.sydney.us1.twilio.com"));
+    assert_eq!(hosts(edge, &common), both("conversations.dublin.us1.twilio.com"));
+    assert_eq!(hosts(region, &common[1..]), both("conversations.ie1.twilio.com"));
+    assert_eq!(hosts(&[edge, region].concat(), &[]), both("conversations.dublin.ie1.twilio.com"));
+    let own_v1 = ["v1.example", "conversations.ie1.twilio.com"].map(ToOwned::to_owned);
+    assert_eq!(hosts(&[v1, region].concat(), &common), own_v1);
+    assert_eq!(hosts(&[v1, v2].concat(), &common), ["v1.example", "both.example"].map(ToOwned::to_owned));
+}
+
+#[test]
+fn a_wrong_url_or_host_of_an_account_is_told_once_by_its_own_key() {
+    let sid_and_token = [("account_sid", SID), ("auth_token", "t")];
+    for (keys, name, legal) in [
+        (vec![("url", "https://a.example"), ("edge", "dublin")], "edge", "accounts[0].url"),
+        (vec![("url", "https://a.example"), ("region", "ie1")], "region", "accounts[0].url"),
+        (vec![("edge", "evil.example/")], "edge", "must"),
+        (vec![("region", "a@evil")], "region", "must"),
+        (vec![("url", "twilio")], "url", "URL"),
+        (vec![("v2_url", "ftp://a")], "v2_url", "https://"),
+        (vec![("token_url", "http://oauth.example")], "token_url", "--allow-insecure-upstream"),
+    ] {
+        let problems = signs_in(&[], &[&sid_and_token[..], &keys].concat()).unwrap_err();
+        assert_problems(&problems, &[(&format!("accounts[0].{name}:"), legal)]);
+    }
+}
+
+#[test]
+fn an_access_token_comes_from_the_accounts_token_url_else_from_that_of_all() {
+    let file = File::new(&format!(
+        "[[accounts]]\naccount_sid = {SID:?}\nclient_id = \"OQ1\"\nclient_secret = \"c\"\n\
+         [[accounts]]\naccount_sid = {OTHER_SID:?}\nclient_id = \"OQ2\"\nclient_secret = \"c\"\n\
+         token_url = \"http://127.0.0.1:1/token\"\n"
+    ));
+    let urls = |env: &[(&str, &str)]| {
+        let config = report(&["--config", file.path()], env).outcome.unwrap();
+        let url = |account: &Account| match &account.credentials {
+            Credentials::OAuth(client) => client.token_url.to_string(),
+            Credentials::Basic { .. } => panic!("it is a client: {account:?}"),
+        };
+        accounts(&config).iter().map(url).collect::<Vec<_>>()
+    };
+    assert_eq!(urls(&[]), ["https://oauth.twilio.com/v2/token", "http://127.0.0.1:1/token"]);
+    let common = [("GATEWAY_UPSTREAM_TOKEN_URL", "https://oauth.example/t")];
+    assert_eq!(urls(&common), ["https://oauth.example/t", "http://127.0.0.1:1/token"]);
 }
 
 #[test]
@@ -412,7 +610,7 @@ fn the_first_account_is_the_default_unless_another_is_named() {
     assert_eq!(sids(&first), [SID, OTHER_SID]);
     assert_eq!(accounts(&first)[1].v1_url.as_str(), "https://conversations.twilio.com/");
     assert_eq!(accounts(&first)[1].v2_url.as_str(), "https://v2.example/");
-    assert_eq!(accounts(&first)[1].credentials.secret(), "two");
+    assert_eq!(secrets(&accounts(&first)[1]), ["two"]);
 
     let file = two_accounts(&format!("default_account = \"{OTHER_SID}\""));
     let named = report(&["--config", file.path()], &[]).outcome.unwrap();
@@ -519,6 +717,15 @@ fn no_secret_is_shown_anywhere() {
         ("TWILIO_API_SECRET", "planted-api-secret"),
         ("GATEWAY_PAGE_TOKEN_KEY", "planted-page-token-key"),
     ];
+    let key = secret_file("planted-page-token-key");
+    let in_files = [
+        ("TWILIO_ACCOUNT_SID", SID),
+        ("TWILIO_CLIENT_ID", "OQ1"),
+        ("TWILIO_CLIENT_SECRET_FILE", key.path()),
+        ("GATEWAY_PAGE_TOKEN_KEY_FILE", key.path()),
+    ];
+    let by_files = report(&["--config", file.path()], &in_files);
+    assert!(by_files.outcome.is_ok(), "{by_files:?}");
     let good = report(&["--config", file.path()], &[&ACCOUNT[..], &secrets].concat());
     assert!(good.outcome.is_ok(), "{good:?}");
     // The same where something is wrong, right beside them.
@@ -534,7 +741,7 @@ fn no_secret_is_shown_anywhere() {
     ];
     let bad = report(&["--config", bad_file.path()], &wrong);
     assert!(bad.outcome.is_err());
-    for report in [good, bad] {
+    for report in [by_files, good, bad] {
         let shown = format!("{report:?}\n{:?}\n{}", report.outcome, report.lines.join("\n"));
         assert!(!shown.contains("planted"), "{shown}");
     }
@@ -568,15 +775,41 @@ fn the_report_has_each_setting_with_its_value_and_where_that_stands() {
     }
 }
 
-/// Whoever checks a configuration wants to see which accounts the gateway would use, and where they live.
+/// Whoever checks a configuration wants to see which accounts the gateway would use, where they live, and what they sign
+/// in with.
 #[test]
-fn the_report_has_each_account_without_its_secrets() {
+fn the_report_has_each_account_and_where_its_secrets_stand() {
     let file = two_accounts("");
-    let report = report(&["--config", file.path()], &[("TWILIO_EDGE", "dublin")]);
-    let reported = report.lines.join("\n");
-    for text in [SID, OTHER_SID, "https://conversations.dublin.us1.twilio.com/", "https://v2.example/"] {
-        assert!(reported.contains(text), "no {text} in\n{reported}");
+    let secret = secret_file("planted");
+    let third = "AC33333333333333333333333333333333";
+    let env = [
+        ("TWILIO_EDGE", "dublin"),
+        ("TWILIO_ACCOUNT_SID", third),
+        ("TWILIO_AUTH_TOKEN", TOKEN),
+        ("TWILIO_SECONDARY_AUTH_TOKEN_FILE", secret.path()),
+    ];
+    let lines = report(&["--config", file.path()], &env).lines;
+    let at = "https://conversations.dublin.us1.twilio.com/";
+    for line in [
+        format!(
+            "account {third} (default) = v1 at {at}, v2 at {at}, signs in as {third} with \
+             *** [TWILIO_AUTH_TOKEN] or *** [TWILIO_SECONDARY_AUTH_TOKEN_FILE: {}]",
+            secret.path()
+        ),
+        format!(
+            "account {SID} = v1 at {at}, v2 at {at}, signs in as {SID} with *** [accounts[0].auth_token]"
+        ),
+        format!(
+            "account {OTHER_SID} = v1 at {at}, v2 at https://v2.example/, signs in as SK2 with \
+             *** [accounts[1].api_secret]"
+        ),
+    ] {
+        assert!(lines.contains(&line), "no {line:?} in {lines:#?}");
     }
+    let client = [ACCOUNT[0], ("TWILIO_CLIENT_ID", "OQ1"), ("TWILIO_CLIENT_SECRET", TOKEN)];
+    let lines = report(&[], &client).lines;
+    let of_tokens = "OQ1 with *** [TWILIO_CLIENT_SECRET], for tokens of https://oauth.twilio.com/v2/token";
+    assert!(lines.iter().any(|line| line.ends_with(of_tokens)), "{lines:#?}");
 }
 
 #[test]

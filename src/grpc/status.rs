@@ -13,7 +13,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::ids::{self, ApiVersion, Violation};
 use crate::participants;
 use crate::proto::RequestFailure;
-use crate::twilio::{self, Broken, Cause, Operation, Problem};
+use crate::twilio::{self, Broken, Cause, NoToken, Operation, Problem};
 
 pub use table::{On, Reason, Retry, Row, TABLE};
 use table::{answered, row};
@@ -108,7 +108,14 @@ fn failure(error: &participants::Error, version: ApiVersion) -> Failure {
 fn of_upstream(error: &twilio::Error) -> Failure {
     match &error.cause {
         Cause::Answered(problem) => of_problem(error.operation, problem),
-        Cause::NotSent(_) => Failure::new(row(Reason::UpstreamUnavailable)),
+        Cause::NotSent(_) | Cause::NoToken(NoToken::Unavailable(_)) => {
+            Failure::new(row(Reason::UpstreamUnavailable))
+        }
+        Cause::NoToken(NoToken::Refused(status)) => {
+            let mut failure = Failure::new(row(Reason::UpstreamCredentialsRejected));
+            failure.about("http_status", Some(status.as_u16()));
+            failure
+        }
         Cause::Cut(_) | Cause::TimedOut if On::Write.includes(error.operation) => {
             Failure::new(row(Reason::WriteOutcomeUnknown))
         }

@@ -4,7 +4,7 @@
 //! token is no secret. Replicas with the same key take each other's tokens.
 
 use std::collections::HashMap;
-use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -12,7 +12,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use crate::ids::{AccountId, Conversation, Person, PersonKey, ServiceId};
-use crate::twilio::Cursor;
+use crate::twilio::{Cursor, Secret};
 
 const TAG_BYTES: usize = 16;
 /// Twilio's tokens are far shorter; more is not looked at.
@@ -22,16 +22,10 @@ const PURPOSE: &[u8] = b"participant-gateway page token v1";
 
 type HmacSha256 = Hmac<Sha256>;
 
-/// The keys that seal the tokens of each account.
-#[derive(Clone)]
+/// The secrets from which the keys of each account are derived.
+#[derive(Clone, Debug)]
 pub struct PageTokens {
-    keys: HashMap<AccountId, [u8; 32]>,
-}
-
-impl fmt::Debug for PageTokens {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
+    secrets: HashMap<AccountId, Vec<Secret>>,
 }
 
 /// The token is damaged, or was made for another list.
@@ -39,18 +33,17 @@ impl fmt::Debug for PageTokens {
 pub struct InvalidPageToken;
 
 impl PageTokens {
-    /// Keys derived from a secret for each account.
-    pub fn new<'a>(secrets: impl IntoIterator<Item = (AccountId, &'a str)>) -> Self {
-        let derive = |(account, secret): (AccountId, &str)| {
-            (account, mac(secret.as_bytes(), &[PURPOSE]).finalize().into_bytes().into())
-        };
-        Self { keys: secrets.into_iter().map(derive).collect() }
+    /// Each account seals with the first of its secrets, and opens what any of them has sealed.
+    pub fn new(secrets: impl IntoIterator<Item = (AccountId, Vec<Secret>)>) -> Self {
+        Self { secrets: secrets.into_iter().collect() }
     }
 
     /// A token for the page of `list` that begins at `cursor`.
     pub fn seal<'a>(&self, list: impl Into<Listed<'a>>, cursor: &Cursor) -> String {
         let body = format!("{}\n{}", cursor.page, cursor.token);
-        let tag = self.mac(list.into(), body.as_bytes()).finalize().into_bytes();
+        let list = list.into();
+        let secret = self.values(list.account()).next().expect("every account has a secret");
+        let tag = tag(&secret, list, body.as_bytes()).finalize().into_bytes();
         let mut sealed = tag[..TAG_BYTES].to_vec();
         sealed.extend_from_slice(body.as_bytes());
         BASE64_URL_SAFE_NO_PAD.encode(sealed)
@@ -67,17 +60,28 @@ impl PageTokens {
         let sealed = BASE64_URL_SAFE_NO_PAD.decode(token).map_err(|_| InvalidPageToken)?;
         let (tag, body) = sealed.split_at_checked(TAG_BYTES).ok_or(InvalidPageToken)?;
         // In constant time, as the crate promises.
-        self.mac(list.into(), body).verify_truncated_left(tag).map_err(|_| InvalidPageToken)?;
+        let list = list.into();
+        let sealed_with =
+            |secret: Arc<str>| self::tag(&secret, list, body).verify_truncated_left(tag).is_ok();
+        if !self.values(list.account()).any(sealed_with) {
+            return Err(InvalidPageToken);
+        }
         let body = std::str::from_utf8(body).map_err(|_| InvalidPageToken)?;
         let (page, token) = body.split_once('\n').ok_or(InvalidPageToken)?;
         Ok(Cursor { page: page.into(), token: token.into() })
     }
 
-    fn mac(&self, list: Listed<'_>, body: &[u8]) -> HmacSha256 {
-        let key = self.keys.get(list.account()).expect("keys and lists come from one set of accounts");
-        let parts: Vec<&[u8]> = list.parts().iter().map(|part| part.as_bytes()).chain([body]).collect();
-        mac(key, &parts)
+    /// The values of the account's secrets, the one that seals first. One that is being replaced has sealed tokens that
+    /// callers hold.
+    fn values(&self, account: &AccountId) -> impl Iterator<Item = Arc<str>> {
+        let secrets = self.secrets.get(account).expect("one set of accounts is used everywhere");
+        secrets.iter().flat_map(Secret::values)
     }
+}
+
+fn tag(secret: &str, list: Listed<'_>, body: &[u8]) -> HmacSha256 {
+    let parts: Vec<&[u8]> = list.parts().iter().map(|part| part.as_bytes()).chain([body]).collect();
+    mac(&mac(secret.as_bytes(), &[PURPOSE]).finalize().into_bytes(), &parts)
 }
 
 /// A list that has pages.
@@ -148,7 +152,13 @@ mod tests {
     }
 
     pub(super) fn tokens() -> PageTokens {
-        PageTokens::new([(account('1'), "one"), (account('2'), "two")])
+        sealed_with(&["one"])
+    }
+
+    /// Those of an account with these secrets, beside another account.
+    fn sealed_with(secrets: &[&str]) -> PageTokens {
+        let secrets = secrets.iter().map(|text| Secret::new("a test", *text)).collect();
+        PageTokens::new([(account('1'), secrets), (account('2'), vec![Secret::new("a test", "two")])])
     }
 
     pub(super) fn conversation() -> Conversation {
@@ -170,8 +180,21 @@ mod tests {
         ] {
             assert_eq!(tokens().open(&other, &token), Err(InvalidPageToken));
         }
-        let rotated = PageTokens::new([(account('1'), "another")]);
+        let rotated = sealed_with(&["another"]);
         assert_eq!(rotated.open(&conversation(), &token), Err(InvalidPageToken));
+    }
+
+    #[test]
+    fn the_first_secret_seals_and_every_one_opens() {
+        let cursor = Cursor { page: "1".into(), token: "PAMB1".into() };
+        let (old, both, new) = (sealed_with(&["old"]), sealed_with(&["old", "new"]), sealed_with(&["new"]));
+        let token = both.seal(&conversation(), &cursor);
+        assert_eq!(token, old.seal(&conversation(), &cursor));
+        for tokens in [&old, &both] {
+            assert_eq!(tokens.open(&conversation(), &token), Ok(cursor.clone()));
+        }
+        assert_eq!(both.open(&conversation(), &new.seal(&conversation(), &cursor)), Ok(cursor));
+        assert_eq!(new.open(&conversation(), &token), Err(InvalidPageToken));
     }
 
     #[test]

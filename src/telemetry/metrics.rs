@@ -66,7 +66,7 @@ const REQUESTS: Row = Row {
         "http.response.status_code",
         "error.type",
     ],
-    help: "Duration of each attempt at a request to Twilio",
+    help: "Duration of each attempt at a request to Twilio, those for access tokens (/v2/token) among them",
 };
 const RETRIES: Row = Row {
     name: "participant.upstream.retries",
@@ -91,6 +91,14 @@ const UNKNOWN_VALUES: Row = Row {
     unit: "",
     labels: &["participant.api.version", "participant.upstream.key"],
     help: "Words of an enum that this build does not know and tells as OTHER, and times of `last_read_timestamp` that are no date",
+};
+const BAD_SECRETS: Row = Row {
+    name: "participant.secrets.bad_files",
+    prometheus: "participant_secrets_bad_files",
+    kind: "gauge",
+    unit: "",
+    labels: &[],
+    help: "Files of secrets that are missing or hold none, so that the last good value is used: look at the log",
 };
 const LOOKUPS: Row = Row {
     name: "participant.cache.lookups",
@@ -149,6 +157,7 @@ pub const METRICS: &[Row] = &[
     RETRIES,
     UNKNOWN_KEYS,
     UNKNOWN_VALUES,
+    BAD_SECRETS,
     LOOKUPS,
     AGE,
     ENTRIES,
@@ -188,6 +197,7 @@ struct Instruments {
     retries: Counter<u64>,
     unknown_keys: Counter<u64>,
     unknown_values: Counter<u64>,
+    bad_secrets: UpDownCounter<i64>,
     lookups: Counter<u64>,
     age: Histogram<f64>,
     meter: Meter,
@@ -266,19 +276,23 @@ impl Metrics {
             builder.with_boundaries(boundaries.to_vec()).build()
         };
         let counter = |row: &Row| meter.u64_counter(row.name).with_description(row.help).build();
+        let up_down = |row: &Row| meter.i64_up_down_counter(row.name).with_description(row.help).build();
         let instruments = Instruments {
             calls: histogram(&CALLS, &DURATIONS),
-            in_flight: meter.i64_up_down_counter(IN_FLIGHT.name).with_description(IN_FLIGHT.help).build(),
+            in_flight: up_down(&IN_FLIGHT),
             requests: histogram(&REQUESTS, &DURATIONS),
             retries: counter(&RETRIES),
             unknown_keys: counter(&UNKNOWN_KEYS),
             unknown_values: counter(&UNKNOWN_VALUES),
+            bad_secrets: up_down(&BAD_SECRETS),
             lookups: counter(&LOOKUPS),
             age: histogram(&AGE, &AGES),
             meter: meter.clone(),
             registry,
             provider,
         };
+        // So that it is there before anything is wrong.
+        instruments.bad_secrets.add(0, &[]);
         let version = [KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))];
         meter.u64_gauge(BUILD.name).with_description(BUILD.help).build().record(1, &version);
         Ok(Self(Arc::new(instruments)))
@@ -359,6 +373,11 @@ impl Metrics {
             KeyValue::new("participant.upstream.key", key),
         ];
         self.0.unknown_values.add(1, &labels);
+    }
+
+    /// The file of a secret went bad, or is good again.
+    pub fn secret_file_turned(&self, is_bad: bool) {
+        self.0.bad_secrets.add(if is_bad { 1 } else { -1 }, &[]);
     }
 
     /// A read was served, or not; `outcome` is one of those that the table lists.

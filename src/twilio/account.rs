@@ -1,12 +1,18 @@
 //! Accounts of Twilio, and how the gateway proves that it may use them.
 
-use std::fmt;
+mod secret;
+mod sign_in;
+mod token;
+mod upkeep;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::HeaderValue;
-use http::header::InvalidHeaderValue;
 use url::Url;
+
+pub use secret::{Secret, SecretFileError};
+pub(super) use sign_in::SignIn;
+pub(super) use upkeep::Upkeep;
 
 use crate::ids::AccountId;
 
@@ -19,43 +25,75 @@ pub struct Account {
     pub v1_url: Url,
     /// The base URL of the v2 API.
     pub v2_url: Url,
-    /// What Basic authentication sends.
+    /// What it signs in with.
     pub credentials: Credentials,
 }
 
-/// User and password of Basic authentication: account SID and auth token, or API key and its secret.
-#[derive(Clone)]
-pub struct Credentials {
-    user: String,
-    password: String,
+/// What an account signs in with.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// HTTP's Basic authentication.
+    Basic {
+        /// The account's SID, or that of an API key.
+        user: String,
+        /// Auth tokens, of which Twilio takes each while they rotate; or the API key's one secret.
+        passwords: Vec<Secret>,
+    },
+    /// OAuth's grant of client credentials.
+    OAuth(Client),
+}
+
+/// A client of Twilio's OAuth server.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Its SID, `OQ…`.
+    pub id: String,
+    /// Its secret.
+    pub secret: Secret,
+    /// Where it gets its access tokens.
+    pub token_url: Url,
 }
 
 impl Credentials {
-    /// The parts must be what a header can hold once joined and encoded, which any text is.
-    pub fn new(user: impl Into<String>, password: impl Into<String>) -> Self {
-        Self { user: user.into(), password: password.into() }
-    }
-
-    /// The part that is no secret: an account SID, or an API key's SID.
+    /// The part that is no secret: an account's SID, an API key's or a client's.
     pub fn user(&self) -> &str {
-        &self.user
+        match self {
+            Self::Basic { user, .. } => user,
+            Self::OAuth(client) => &client.id,
+        }
     }
 
-    /// The secret part, for keys that are derived from it.
-    pub fn secret(&self) -> &str {
-        &self.password
+    /// The secret parts, the first one first; for keys that are derived from them, too.
+    pub fn secrets(&self) -> &[Secret] {
+        match self {
+            Self::Basic { passwords, .. } => passwords,
+            Self::OAuth(client) => std::slice::from_ref(&client.secret),
+        }
     }
 
-    pub(super) fn authorization(&self) -> Result<HeaderValue, InvalidHeaderValue> {
-        let encoded = BASE64_STANDARD.encode(format!("{}:{}", self.user, self.password));
-        let mut value = HeaderValue::try_from(format!("Basic {encoded}"))?;
-        value.set_sensitive(true);
-        Ok(value)
+    /// What Basic authentication may send, best first: every secret's value in use, then those before it.
+    fn basic(&self) -> Vec<HeaderValue> {
+        let Self::Basic { user, passwords } = self else {
+            return Vec::new();
+        };
+        let passwords: Vec<_> = passwords.iter().map(Secret::values).collect();
+        let oldest = passwords.iter().map(Vec::len).max().unwrap_or_default();
+        let by_age = (0..oldest).flat_map(|age| passwords.iter().filter_map(move |values| values.get(age)));
+        let mut headers = Vec::new();
+        for password in by_age {
+            let header = authorization("Basic", &BASE64_STANDARD.encode(format!("{user}:{password}")));
+            let header = header.expect("Base64 fits into a header");
+            if !headers.contains(&header) {
+                headers.push(header);
+            }
+        }
+        headers
     }
 }
 
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
+/// A value that is printed nowhere; `None` where it does not fit into a header.
+fn authorization(scheme: &str, text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!("{scheme} {text}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }

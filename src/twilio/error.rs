@@ -60,6 +60,8 @@ pub struct Error {
 pub enum Cause {
     /// Twilio answered with an error.
     Answered(Box<Problem>),
+    /// The request never left, because the account has no OAuth access token.
+    NoToken(NoToken),
     /// The request never left: connection refused, name not resolved, TLS failed.
     NotSent(reqwest::Error),
     /// The connection broke after the request was, or may have been, sent.
@@ -70,6 +72,24 @@ pub enum Cause {
     Broken(Broken),
     /// Twilio's API cannot make this change; nothing was sent.
     Unsupported(Vec<Violation>),
+}
+
+/// Why an account has no access token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoToken {
+    /// Its token endpoint refused the client, with this status.
+    Refused(StatusCode),
+    /// Its token endpoint could not be reached, or failed; a word out of a closed set says how.
+    Unavailable(&'static str),
+}
+
+impl fmt::Display for NoToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(status) => write!(f, "the token endpoint answered HTTP {}", status.as_u16()),
+            Self::Unavailable(why) => write!(f, "the token endpoint cannot be used: {why}"),
+        }
+    }
 }
 
 /// What a request was about, by the ids that Twilio made; empty for an identity or a unique name, which may be PII.
@@ -135,7 +155,8 @@ impl Error {
     pub fn retry_after(&self) -> Option<Duration> {
         match &self.cause {
             Cause::Answered(problem) => problem.retry_after,
-            Cause::NotSent(_)
+            Cause::NoToken(_)
+            | Cause::NotSent(_)
             | Cause::Cut(_)
             | Cause::TimedOut
             | Cause::Broken(_)
@@ -147,12 +168,12 @@ impl Error {
     /// what may have been.
     pub fn is_retryable(&self) -> bool {
         match &self.cause {
-            Cause::NotSent(_) => true,
+            Cause::NotSent(_) | Cause::NoToken(NoToken::Unavailable(_)) => true,
             Cause::Answered(problem) if problem.is_unprocessed() => true,
             Cause::Answered(_) | Cause::Cut(_) | Cause::TimedOut => {
                 self.may_have_been_processed() && self.operation.is_repeatable()
             }
-            Cause::Broken(_) | Cause::Unsupported(_) => false,
+            Cause::NoToken(NoToken::Refused(_)) | Cause::Broken(_) | Cause::Unsupported(_) => false,
         }
     }
 
@@ -162,7 +183,7 @@ impl Error {
             Cause::Answered(problem) => problem.status.is_server_error() && !problem.is_unprocessed(),
             // The answer may be broken, but it is one.
             Cause::Cut(_) | Cause::TimedOut | Cause::Broken(_) => true,
-            Cause::NotSent(_) | Cause::Unsupported(_) => false,
+            Cause::NoToken(_) | Cause::NotSent(_) | Cause::Unsupported(_) => false,
         }
     }
 
@@ -177,14 +198,14 @@ impl Error {
                 self.may_have_been_processed() && !self.operation.is_repeatable()
             }
             // Of a broken answer only its text is in doubt.
-            Cause::Broken(_) | Cause::NotSent(_) | Cause::Unsupported(_) => false,
+            Cause::Broken(_) | Cause::NotSent(_) | Cause::NoToken(_) | Cause::Unsupported(_) => false,
         }
     }
 
     /// Whether Twilio is sure to have done nothing, for a reason that passes: the same write can be asked for again.
     pub fn is_unprocessed(&self) -> bool {
         match &self.cause {
-            Cause::NotSent(_) => true,
+            Cause::NotSent(_) | Cause::NoToken(_) => true,
             Cause::Answered(problem) => {
                 let is_refused_login =
                     matches!(problem.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
@@ -194,11 +215,17 @@ impl Error {
         }
     }
 
+    /// Whether Twilio refused the credentials, before it did anything else.
+    pub(super) fn is_unauthorized(&self) -> bool {
+        matches!(&self.cause, Cause::Answered(problem) if problem.status == StatusCode::UNAUTHORIZED)
+    }
+
     /// Whether the participant or the conversation is not there.
     pub fn is_not_found(&self) -> bool {
         match &self.cause {
             Cause::Answered(problem) => problem.is_not_found(),
-            Cause::NotSent(_)
+            Cause::NoToken(_)
+            | Cause::NotSent(_)
             | Cause::Cut(_)
             | Cause::TimedOut
             | Cause::Broken(_)
@@ -208,13 +235,21 @@ impl Error {
 
     /// A short word for logs and metrics, out of a closed set.
     pub fn kind(&self) -> &'static str {
-        match &self.cause {
-            Cause::Answered(_) => "answered",
-            Cause::NotSent(_) => "not_sent",
-            Cause::Cut(_) => "cut",
-            Cause::TimedOut => "timed_out",
-            Cause::Broken(_) => "broken_answer",
-            Cause::Unsupported(_) => "unsupported",
+        self.cause.kind()
+    }
+}
+
+impl Cause {
+    /// See [`Error::kind`].
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Answered(_) => "answered",
+            Self::NoToken(_) => "no_token",
+            Self::NotSent(_) => "not_sent",
+            Self::Cut(_) => "cut",
+            Self::TimedOut => "timed_out",
+            Self::Broken(_) => "broken_answer",
+            Self::Unsupported(_) => "unsupported",
         }
     }
 }
@@ -228,6 +263,7 @@ impl fmt::Display for Error {
                 write!(f, "Twilio answered HTTP {}", problem.status.as_u16())?;
                 problem.code.map_or(Ok(()), |code| write!(f, " with code {code}"))
             }
+            Cause::NoToken(why) => write!(f, "no access token: {why}"),
             Cause::NotSent(_) => f.write_str("no connection"),
             Cause::Cut(_) => f.write_str("the connection broke"),
             Cause::TimedOut => f.write_str("no answer in time"),
@@ -241,7 +277,11 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match &self.cause {
             Cause::NotSent(source) | Cause::Cut(source) => Some(source),
-            Cause::Answered(_) | Cause::TimedOut | Cause::Broken(_) | Cause::Unsupported(_) => None,
+            Cause::Answered(_)
+            | Cause::NoToken(_)
+            | Cause::TimedOut
+            | Cause::Broken(_)
+            | Cause::Unsupported(_) => None,
         }
     }
 }

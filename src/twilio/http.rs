@@ -18,8 +18,9 @@ use tower::{Layer as _, Service, ServiceExt as _};
 use tracing::{Instrument as _, Span, field, info_span};
 use url::Url;
 
+use super::account::SignIn;
 use super::drift::{self, Drift};
-use super::error::{self, Broken, Cause, Error, Operation, Problem, Subject};
+use super::error::{self, Broken, Cause, Error, NoToken, Operation, Problem, Subject};
 use super::{Budget, Settings};
 use crate::ids::{ApiVersion, Violation};
 use crate::telemetry::{self, Metrics};
@@ -27,6 +28,11 @@ use retry::RetryPolicy;
 
 /// RFC 3986's unreserved characters; every other byte of an id is encoded.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// What metrics call a request for an access token, wherever it is sent.
+const TOKEN_TEMPLATE: &str = "/v2/token";
+/// So many times a request is sent at most where its credentials are refused.
+const MOST_REFUSALS: usize = 6;
 
 const NOT_JSON: &str = "the body is not the documented JSON object";
 
@@ -40,7 +46,7 @@ pub(super) struct Request {
     pub(super) url: Url,
     /// The path with placeholders: what spans and metrics may hold of it.
     pub(super) template: &'static str,
-    pub(super) authorization: HeaderValue,
+    pub(super) sign_in: Arc<SignIn>,
     pub(super) webhook_enabled: Option<bool>,
     pub(super) body: Option<Body>,
     pub(super) budget: Budget,
@@ -69,7 +75,7 @@ impl Request {
         subject: Subject,
         (method, url): (Method, Url),
         template: &'static str,
-        authorization: HeaderValue,
+        sign_in: Arc<SignIn>,
         budget: Budget,
     ) -> Self {
         let history = History::default();
@@ -80,7 +86,7 @@ impl Request {
             method,
             url,
             template,
-            authorization,
+            sign_in,
             webhook_enabled: None,
             body: None,
             budget,
@@ -237,9 +243,19 @@ impl Http {
     pub(super) async fn send(&self, request: Request) -> Result<Response, Error> {
         self.stack.clone().oneshot(request).await
     }
+
+    /// Asks for an access token, once: whoever keeps the tokens has its own times for it. An error is a word out of a closed
+    /// set.
+    pub(super) async fn post_form(
+        &self,
+        url: &Url,
+        form: String,
+    ) -> Result<(StatusCode, Bytes), &'static str> {
+        self.stack.get_ref().post_form(url, form).await
+    }
 }
 
-/// Sends a request once.
+/// Sends a request once, but for those that were refused for their credentials.
 #[derive(Clone)]
 struct Attempt {
     client: reqwest::Client,
@@ -261,17 +277,44 @@ impl Service<Request> for Attempt {
 
     fn call(&mut self, request: Request) -> Self::Future {
         let attempt = self.clone();
-        let span = span(&request);
-        Box::pin(async move { attempt.send(&request).await }.instrument(span))
+        Box::pin(async move { attempt.sign_in(&request).await })
     }
 }
 
 impl Attempt {
-    async fn send(&self, request: &Request) -> Result<Response, Error> {
+    /// Twilio looks at the credentials first, so a request that it answers with 401 was not processed, and any method can
+    /// be sent again at once with others.
+    async fn sign_in(&self, request: &Request) -> Result<Response, Error> {
+        let Budget { mut until, retry_until } = request.budget;
+        let mut refused = Vec::new();
+        let mut result = Err(request.error(Cause::NoToken(NoToken::Unavailable("timed_out"))));
+        while refused.is_empty() || refused.len() < MOST_REFUSALS && Instant::now() < retry_until {
+            let authorization = match request.sign_in.next(&refused, until).await {
+                Ok(authorization) => authorization,
+                Err(Some(why)) => return Err(request.error(Cause::NoToken(why))),
+                Err(None) => return result,
+            };
+            result = self.send(request, &authorization).instrument(span(request, refused.len())).await;
+            match &result {
+                Ok(_) => request.sign_in.accepted(&authorization),
+                Err(error) if error.is_unauthorized() => {
+                    request.sign_in.refused(&authorization);
+                    refused.push(authorization);
+                    until = retry_until;
+                    continue;
+                }
+                Err(_) => {}
+            }
+            return result;
+        }
+        result
+    }
+
+    async fn send(&self, request: &Request, authorization: &HeaderValue) -> Result<Response, Error> {
         let began = Instant::now();
         let until = request.budget.until.min(began + self.timeout);
         let mut status = None;
-        let result = timeout_at(until, self.exchange(request, &mut status)).await;
+        let result = timeout_at(until, self.exchange(request, authorization, &mut status)).await;
         let result = result.unwrap_or(Err(Cause::TimedOut)).map_err(|cause| request.error(cause));
         let error = result.as_ref().err().map(Error::kind);
         if error.is_some() {
@@ -290,8 +333,13 @@ impl Attempt {
     }
 
     /// `answered` learns the status as soon as there is one.
-    async fn exchange(&self, request: &Request, answered: &mut Option<u16>) -> Result<Response, Cause> {
-        let answer = self.outgoing(request).send().await.map_err(broken_connection)?;
+    async fn exchange(
+        &self,
+        request: &Request,
+        authorization: &HeaderValue,
+        answered: &mut Option<u16>,
+    ) -> Result<Response, Cause> {
+        let answer = self.outgoing(request, authorization).send().await.map_err(broken_connection)?;
         let status = answer.status();
         *answered = Some(status.as_u16());
         let headers = answer.headers().clone();
@@ -324,11 +372,11 @@ impl Attempt {
         Ok(Response { operation, version, status, headers, body, drift })
     }
 
-    fn outgoing(&self, request: &Request) -> reqwest::RequestBuilder {
+    fn outgoing(&self, request: &Request, authorization: &HeaderValue) -> reqwest::RequestBuilder {
         let mut outgoing = self
             .client
             .request(request.method.clone(), request.url.clone())
-            .header(AUTHORIZATION, request.authorization.clone());
+            .header(AUTHORIZATION, authorization.clone());
         for (name, value) in request.headers() {
             outgoing = outgoing.header(name, value);
         }
@@ -341,6 +389,31 @@ impl Attempt {
             None => outgoing,
             Some(body) => outgoing.body(body.bytes.clone()),
         }
+    }
+
+    async fn post_form(&self, url: &Url, form: String) -> Result<(StatusCode, Bytes), &'static str> {
+        let began = Instant::now();
+        let mut status = None;
+        let exchange = async {
+            let outgoing = self.client.post(url.clone()).header(ACCEPT, "application/json");
+            let outgoing = outgoing.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form);
+            let answer = outgoing.send().await.map_err(broken_connection)?;
+            status = Some(answer.status());
+            Ok((answer.status(), self.body(answer).await?))
+        };
+        let result = timeout_at(began + self.timeout, exchange).await.unwrap_or(Err(Cause::TimedOut));
+        let result = result.map_err(|cause| cause.kind());
+        let is_error = status.is_some_and(|status| !status.is_success());
+        let attempt = telemetry::Attempt {
+            method: "POST",
+            template: TOKEN_TEMPLATE,
+            host: url.host_str().unwrap_or_default(),
+            port: url.port_or_known_default().unwrap_or_default(),
+            status: status.map(|status| status.as_u16()),
+            error: result.as_ref().err().copied().or(is_error.then_some("answered")),
+        };
+        self.metrics.request_ended(attempt, began.elapsed());
+        result
     }
 
     /// Reads the body to its end, or to the bound: the peer decides neither our memory nor our time.
@@ -364,8 +437,10 @@ fn broken_connection(error: reqwest::Error) -> Cause {
     if error.is_connect() { Cause::NotSent(error) } else { Cause::Cut(error) }
 }
 
-/// One span an attempt. It never holds the URL, which may hold an identity.
-fn span(request: &Request) -> Span {
+/// One span an attempt, of which so many were refused for their credentials. It never holds the URL, which may hold an
+/// identity.
+fn span(request: &Request, refused: usize) -> Span {
+    let resends = request.history.resends as usize + refused;
     info_span!(
         "twilio",
         otel.name = format_args!("{} {}", request.method, request.template),
@@ -374,7 +449,7 @@ fn span(request: &Request) -> Span {
         url.template = request.template,
         server.address = request.url.host_str(),
         server.port = request.url.port_or_known_default(),
-        http.request.resend_count = (request.history.resends > 0).then_some(request.history.resends),
+        http.request.resend_count = (resends > 0).then_some(resends),
         http.response.status_code = field::Empty,
         twilio.request_id = field::Empty,
         twilio.concurrent_requests = field::Empty,

@@ -1,6 +1,6 @@
 //! What holds of every answer of Twilio, of every id in a path and of every time: `.ci/fuzz` tries a million.
 
-use ::http::{HeaderMap, HeaderName, StatusCode};
+use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use percent_encoding::percent_decode_str;
 use proptest::collection::vec;
 use proptest::option;

@@ -240,6 +240,15 @@ impl Gateway {
         Self::launch(&["--upstream-url", &url], &account, Some((other.sandbox.address, None))).await
     }
 
+    /// With this configuration file, in front of a sandbox of its own, whose URL `file` is told.
+    pub async fn configured(settings: sandbox::Settings, file: impl FnOnce(&str) -> String) -> Self {
+        let (fake, end) = sandbox(settings).await;
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(path.path(), file(&format!("http://{fake}"))).unwrap();
+        let config = path.path().to_str().unwrap();
+        Self::launch(&["--config", config], &[], Some((fake, Some(end)))).await
+    }
+
     /// With these flags, and a sandbox of the test's own, which may end with the gateway.
     pub async fn launch(
         flags: &[&str],
@@ -442,6 +451,20 @@ impl Control {
                 account: text(&request["account"]),
             })
             .collect()
+    }
+
+    /// Changes what an account of the sandbox signs in with; see docs/sandbox.md.
+    pub async fn credentials(&self, change: Value) {
+        let answer = self.http.put(format!("{}/credentials", self.base)).json(&change).send().await.unwrap();
+        assert_eq!(answer.status(), 204, "{}", answer.text().await.unwrap());
+    }
+
+    /// How many requests for an access token came in.
+    pub async fn token_requests(&self) -> u64 {
+        let log = self.log().await;
+        let mut kinds = log["by"].as_array().unwrap().iter();
+        let tokens = kinds.find(|kind| kind["path_template"] == "/v2/token");
+        tokens.map_or(0, |kind| kind["count"].as_u64().unwrap())
     }
 
     /// Forgets the requests so far.

@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod accounts;
 mod bad_input;
 mod batch;
 mod cache;
@@ -18,5 +19,6 @@ mod metrics;
 mod outcomes;
 mod properties;
 mod raw;
+mod rotation;
 mod upstream;
 mod writes;

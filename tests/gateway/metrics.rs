@@ -14,10 +14,10 @@ const KEYS: &str = "participant_upstream_unknown_keys_total";
 const VALUES: &str = "participant_upstream_unknown_values_total";
 
 /// A scrape: every line that is a sample.
-struct Scrape(Vec<String>);
+pub struct Scrape(Vec<String>);
 
 impl Scrape {
-    async fn of(gateway: &Gateway) -> Self {
+    pub async fn of(gateway: &Gateway) -> Self {
         let url = format!("http://{}/metrics", gateway.addresses.admin);
         let answer = reqwest::get(url).await.unwrap();
         assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
@@ -26,7 +26,7 @@ impl Scrape {
     }
 
     /// The sum of the samples of this name that have all these labels.
-    fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let is_meant = |line: &&String| {
             line.split(['{', ' ']).next() == Some(name)
                 && labels.iter().all(|(label, value)| line.contains(&format!("{label}=\"{value}\"")))

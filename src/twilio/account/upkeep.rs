@@ -1,0 +1,178 @@
+//! Keeps what an account signs in with: reads the files of its secrets again, and renews its access token ahead of its end.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tower::util::rng::{HasherRng, Rng as _};
+use tracing::{info, warn};
+
+use super::sign_in::{Offer, SignIn};
+use super::{Client, Credentials, Secret};
+use crate::ids::AccountId;
+use crate::telemetry::Metrics;
+use crate::twilio::error::NoToken;
+use crate::twilio::http::Http;
+
+/// Twilio and the files do not change at the same moment. Where all is refused, calls wait so long for a file to change.
+const GRACE: Duration = Duration::from_secs(5);
+/// How often it looks while calls wait.
+const POLL: Duration = Duration::from_millis(50);
+/// A token that is refused so soon after it was fetched is not renewed at once: its age is not the reason.
+const MIN_TOKEN_AGE: Duration = Duration::from_millis(250);
+const FIRST_BACKOFF: Duration = Duration::from_millis(250);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// The upkeep of one account.
+pub(in crate::twilio) struct Upkeep<'a> {
+    pub(in crate::twilio) account: &'a AccountId,
+    pub(in crate::twilio) sign_in: Arc<SignIn>,
+    pub(in crate::twilio) http: &'a Http,
+    /// How often files are read.
+    pub(in crate::twilio) every: Duration,
+    pub(in crate::twilio) metrics: &'a Metrics,
+}
+
+/// What it remembers from one round to the next.
+struct State {
+    /// When the token is to be renewed.
+    renew_at: Instant,
+    /// Not before it is the token endpoint asked again.
+    not_before: Instant,
+    failures: u32,
+    /// Until when calls wait for a file to change.
+    grace: Option<Instant>,
+}
+
+impl Upkeep<'_> {
+    /// Goes on until the token is cancelled.
+    pub(in crate::twilio) async fn run(self, end: CancellationToken) {
+        let now = Instant::now();
+        let mut state = State { renew_at: now, not_before: now, failures: 0, grace: None };
+        while end.run_until_cancelled(self.round(&mut state)).await.is_some() {}
+    }
+
+    async fn round(&self, state: &mut State) {
+        // Before it looks: whoever asks from here on is served by the next round.
+        let asked = self.sign_in.asked.load(Ordering::SeqCst);
+        let has_changed = self.reload().await;
+        match &self.sign_in.credentials {
+            Credentials::Basic { .. } if has_changed => {
+                let (authorizations, in_use) = (self.sign_in.credentials.basic(), self.secrets().len());
+                self.sign_in.offer.send_modify(|offer| offer.replace(authorizations, in_use));
+            }
+            Credentials::Basic { .. } => {}
+            Credentials::OAuth(client) => {
+                if has_changed {
+                    (state.not_before, state.failures) = (Instant::now(), 0);
+                }
+                self.renew_if_due(client, state).await;
+            }
+        }
+        if !self.answer(asked, state) {
+            return sleep(POLL).await;
+        }
+        tokio::select! {
+            () = self.sign_in.wake.notified() => {}
+            () = sleep_until(self.next_round(state)) => {}
+        }
+    }
+
+    async fn reload(&self) -> bool {
+        let mut has_changed = false;
+        for secret in self.secrets() {
+            has_changed |= secret.reload(self.metrics).await;
+        }
+        has_changed
+    }
+
+    fn secrets(&self) -> &[Secret] {
+        self.sign_in.credentials.secrets()
+    }
+
+    async fn renew_if_due(&self, client: &Client, state: &mut State) {
+        let now = Instant::now();
+        let is_due = now >= state.renew_at || !self.sign_in.offer.borrow().is_good();
+        if !is_due || now < state.not_before {
+            return;
+        }
+        let result = client.token(self.http).await;
+        let (now, account) = (Instant::now(), self.account);
+        match result {
+            Ok(token) => {
+                if state.failures > 0 {
+                    info!(%account, "got an access token again");
+                }
+                state.failures = 0;
+                state.not_before = now + MIN_TOKEN_AGE;
+                // Well ahead of its end, and replicas not all at once.
+                state.renew_at = now + token.life.mul_f64(0.7 + 0.2 * HasherRng::new().next_f64());
+                self.sign_in.offer.send_modify(|offer| {
+                    offer.replace(vec![token.authorization], 1);
+                    offer.failure = None;
+                });
+            }
+            Err(failure) => {
+                if state.failures == 0 {
+                    warn!(%account, "no new access token: {failure}");
+                }
+                state.failures = state.failures.saturating_add(1);
+                state.not_before = now + backoff(state.failures);
+                self.sign_in.offer.send_modify(|offer| offer.failure = Some(failure));
+            }
+        }
+    }
+
+    /// Tells those who had asked by then that this is all that there is; or does not, where they had better wait.
+    fn answer(&self, asked: u64, state: &mut State) -> bool {
+        let now = Instant::now();
+        let is_token_young = matches!(self.sign_in.credentials, Credentials::OAuth(_))
+            && state.failures == 0
+            && now < state.not_before;
+        self.sign_in.offer.send_if_modified(|offer| {
+            if asked == offer.answered {
+                return true;
+            }
+            if offer.is_good() {
+                // Whatever was refused, the credentials were not the reason.
+                state.grace = None;
+            } else if is_token_young {
+                return false;
+            } else if offer.is_patient && self.sign_in.has_files() && !is_endpoint_down(offer) {
+                let grace = *state.grace.get_or_insert(now + GRACE);
+                if now < grace {
+                    return false;
+                }
+                // From now on calls fail at once, until one succeeds again.
+                (offer.is_patient, state.grace) = (false, None);
+            }
+            offer.answered = asked;
+            true
+        })
+    }
+
+    fn next_round(&self, state: &State) -> Instant {
+        let files = Instant::now() + self.every;
+        match self.sign_in.credentials {
+            Credentials::Basic { .. } => files,
+            Credentials::OAuth(_) => {
+                let is_good = self.sign_in.offer.borrow().is_good();
+                let due = if is_good { state.renew_at } else { Instant::now() };
+                files.min(due.max(state.not_before))
+            }
+        }
+    }
+}
+
+/// Then no file is the reason.
+fn is_endpoint_down(offer: &Offer) -> bool {
+    matches!(offer.failure, Some(NoToken::Unavailable(_)))
+}
+
+/// Exponential, half of it jitter.
+fn backoff(failures: u32) -> Duration {
+    let ceiling = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(failures - 1)).min(LONGEST_BACKOFF);
+    ceiling.mul_f64(0.5 + 0.5 * HasherRng::new().next_f64())
+}
