@@ -126,7 +126,11 @@ impl Participants {
             let budget = participants.twilio.budget(deadline);
             let prepared = participants.twilio.prepare_update(&key, &update, current.as_ref(), budget)?;
             match current {
-                Some(current) if prepared.is_no_change() => Ok(current),
+                Some(current) if prepared.is_no_change() => {
+                    let result = Ok(current);
+                    participants.forget(&key.conversation, &[result.as_ref().ok()], &[], &result).await;
+                    result
+                }
                 current => participants.send_update(key, update, current, prepared, &agreement).await,
             }
         };
@@ -150,7 +154,10 @@ impl Participants {
         if etag.is_empty() || *etag == current.etag {
             Ok((key, Some(current)))
         } else {
-            Err(Error::EtagMismatch)
+            // What the cache holds may be just what the etag is of, and the caller is to read again.
+            let result = Err(Error::EtagMismatch);
+            self.forget(&key.conversation, &[Some(&current)], &[], &result).await;
+            result
         }
     }
 

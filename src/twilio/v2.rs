@@ -235,7 +235,7 @@ fn word(name: &'static str, prefix: &str) -> &'static str {
     name.strip_prefix(prefix).unwrap_or(name)
 }
 
-/// The whole participant as it is to be: `current`, with the masked fields replaced.
+/// The whole participant as it is to be: `current`, with the masked fields replaced; `None` where nothing differs.
 pub(super) fn update_body(
     update: &Update,
     current: Option<&proto::Participant>,
@@ -260,5 +260,7 @@ pub(super) fn update_body(
             | Field::UpdateTime => {}
         }
     }
-    Ok(Some(body(&merged, update.fields.contains(&Field::Addresses))))
+    let with_addresses = update.fields.contains(&Field::Addresses);
+    let (there, new) = (current.map(|current| body(current, with_addresses)), body(&merged, with_addresses));
+    Ok(there.is_none_or(|there| there.bytes != new.bytes).then_some(new))
 }

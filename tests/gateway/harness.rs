@@ -421,6 +421,11 @@ impl Control {
         serde_json::from_value(answer.json::<Value>().await.unwrap()["conversations"].take()).unwrap()
     }
 
+    /// Store, faults and log as at the start.
+    pub async fn reset(&self) {
+        self.http.post(format!("{}/reset", self.base)).send().await.unwrap().error_for_status().unwrap();
+    }
+
     pub async fn populate(&self, conversation: &ConversationRef, count: u32) {
         let body = json!({ "conversation": conversation.conversation_id, "count": count });
         let answer = self.http.post(format!("{}/populate", self.base)).json(&body).send().await.unwrap();

@@ -104,6 +104,15 @@ fn push_time(pairs: &mut Form, name: &'static str, time: Option<&prost_types::Ti
     pairs.extend(time.map(|time| (name, time.to_string())));
 }
 
+/// A channel that is not said is the one that is there. OTHER stands for many, which Twilio's word tells apart.
+fn is_same_channel(there: &Address, new: &Address) -> bool {
+    match new.channel() {
+        Channel::Unspecified => true,
+        Channel::Other => new.upstream_channel.eq_ignore_ascii_case(&there.upstream_channel),
+        channel => channel == there.channel(),
+    }
+}
+
 /// What differs, for Twilio answers 50441 to a proxy address that is sent again unchanged. Entries can be neither added
 /// nor removed, and the address of a binding is fixed: v1 has no parameter for these.
 fn changed_addresses(current: &[Address], new: &[Address]) -> Result<Form, Vec<Violation>> {
@@ -125,7 +134,7 @@ fn changed_addresses(current: &[Address], new: &[Address]) -> Result<Form, Vec<V
                 violations
                     .push("v1 cannot change the address of a participant: delete it and create another");
             }
-            if new.channel() != Channel::Unspecified && new.channel() != there.channel() {
+            if !is_same_channel(there, new) {
                 violations
                     .push("v1 cannot change the channel of a participant: delete it and create another");
             }
