@@ -15,7 +15,7 @@ use super::drift::Drift;
 use super::http::Response;
 use super::*;
 use crate::ids::{is_public, is_v2_id};
-use crate::proto::{self, Address, Channel, Message as _, ParticipantType};
+use crate::proto::{self, Address, Channel, ConversationState, Message as _, ParticipantType};
 
 /// Stands in every text that an answer holds, and nowhere in the gateway's own words. It is no part of a plain name.
 const PLANTED: &str = "№";
@@ -61,6 +61,13 @@ const KEYS: &[&str] = &[
     "last_read_message_index",
     "last_read_timestamp",
     "participants",
+    "conversations",
+    "participant_messaging_binding",
+    "conversation_attributes",
+    "conversation_state",
+    "conversation_timers",
+    "date_inactive",
+    "conversation_date_created",
     "meta",
     "page",
     "page_size",
@@ -482,6 +489,77 @@ fn a_v2_page_is_told_as_twilio_told_it() {
     });
 }
 
+const STATES: [(&str, ConversationState); 6] = [
+    ("", ConversationState::Unspecified),
+    ("active", ConversationState::Active),
+    ("inactive", ConversationState::Inactive),
+    ("CLOSED", ConversationState::Closed),
+    ("initializing", ConversationState::Initializing),
+    ("archived", ConversationState::Other),
+];
+
+fn v1_conversation() -> impl Strategy<Value = (proto::ParticipantConversation, String)> {
+    let texts = (told_text(), told_text(), told_text(), told_text(), told_text(), told_text());
+    let times = (told_time(), told_time(), told_time(), told_time());
+    let state = told(select(STATES.to_vec()), |(word, _)| json!(word));
+    let about = (option::of(v1_binding()), v1_attributes(), state, any::<bool>());
+    (texts, times, about).prop_flat_map(|(texts, times, (binding, attributes, state, has_timers))| {
+        let (participant, user, conversation, unique, friendly, created_by) = texts;
+        let (created, updated, inactive, closed) = times;
+        let (binding, binding_json) = binding.unwrap_or((None, "null".into()));
+        let (word, state_code) = state.0.unwrap_or_default();
+        let timers = [("date_inactive", &inactive.1), ("date_closed", &closed.1)];
+        let timers = timers.map(|(key, time)| format!("\"{key}\":{}", time.as_deref().unwrap_or("null")));
+        let pairs = vec![
+            ("participant_sid", participant.1),
+            ("participant_user_sid", user.1),
+            ("participant_messaging_binding", Some(binding_json)),
+            ("conversation_sid", conversation.1),
+            ("conversation_unique_name", unique.1),
+            ("conversation_friendly_name", friendly.1),
+            ("conversation_attributes", attributes.1),
+            ("conversation_date_created", created.1),
+            ("conversation_date_updated", updated.1),
+            ("conversation_created_by", created_by.1),
+            ("conversation_state", state.1),
+            ("conversation_timers", has_timers.then(|| format!("{{{}}}", timers.join(",")))),
+            ("links", Some("{}".into())),
+        ];
+        let meant = proto::ParticipantConversation {
+            participant_id: participant.0,
+            user_id: user.0,
+            addresses: binding.into_iter().collect(),
+            conversation_id: conversation.0,
+            unique_name: unique.0,
+            friendly_name: friendly.0,
+            attributes: attributes.0,
+            state: state_code.into(),
+            upstream_state: word.to_owned(),
+            inactive_time: inactive.0.filter(|_| has_timers),
+            close_time: closed.0.filter(|_| has_timers),
+            create_time: created.0,
+            update_time: updated.0,
+            created_by: created_by.0,
+            ..proto::ParticipantConversation::default()
+        };
+        (Just(meant), object(pairs))
+    })
+}
+
+#[test]
+fn a_persons_conversations_are_told_as_twilio_told_them() {
+    let drift = drift();
+    proptest!(|(conversations in vec(v1_conversation(), 0..3), next in v1_link())| {
+        let (meant, texts): (Vec<_>, Vec<_>) = conversations.into_iter().unzip();
+        let meta = json!({ "page": 0, "next_page_url": next.1, "key": "conversations" });
+        let body = format!(r#"{{"meta":{meta},"conversations":[{}]}}"#, texts.join(","));
+        let decoded = v1::conversations(&Response::of(ApiVersion::V1, body, &drift));
+        prop_assert!(decoded.is_ok(), "{decoded:?}");
+        let decoded = decoded.unwrap();
+        prop_assert_eq!((decoded.items, decoded.next), (meant, next.0));
+    });
+}
+
 // === Any answer is one of the contract, or an error that names a key and nothing else
 
 fn check_answer<T>(result: Result<T, Error>) -> Result<(), TestCaseError> {
@@ -504,6 +582,7 @@ fn any_body_is_a_v1_answer_or_an_error_that_names_a_key() {
         let response = Response::of(ApiVersion::V1, body, &drift);
         check_answer(v1::participant(&response))?;
         check_answer(v1::page(&response))?;
+        check_answer(v1::conversations(&response))?;
     });
 }
 
