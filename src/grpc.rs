@@ -5,10 +5,11 @@ mod deadline;
 mod request;
 mod status;
 mod stopping;
+mod watch;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::{Stream, StreamExt as _};
 use prost_types::Timestamp;
@@ -27,8 +28,13 @@ use deadline::Deadline;
 const MAX_REQUEST_BYTES: usize = 2 * 1024 * 1024;
 
 /// `participant.v1.ParticipantService` over the participants of these accounts. It expects [`CallLayer`] around it.
-pub fn service(participants: Participants, accounts: Accounts) -> ParticipantServiceServer<Service> {
-    ParticipantServiceServer::new(Service { participants, accounts: Arc::new(accounts) })
+/// `heartbeat` is how long a watcher hears nothing at most.
+pub fn service(
+    participants: Participants,
+    accounts: Accounts,
+    heartbeat: Duration,
+) -> ParticipantServiceServer<Service> {
+    ParticipantServiceServer::new(Service { participants, accounts: Arc::new(accounts), heartbeat })
         .max_decoding_message_size(MAX_REQUEST_BYTES)
 }
 
@@ -36,6 +42,7 @@ pub fn service(participants: Participants, accounts: Accounts) -> ParticipantSer
 pub struct Service {
     participants: Participants,
     accounts: Arc<Accounts>,
+    heartbeat: Duration,
 }
 
 #[tonic::async_trait]
@@ -168,6 +175,19 @@ impl ParticipantService for Service {
         let told = told(key.conversation.version);
         self.participants.delete(key, webhook_enabled, deadline.unary()).await.map_err(told)?;
         Ok(Response::new(proto::DeleteParticipantResponse {}))
+    }
+
+    type WatchParticipantsStream =
+        Pin<Box<dyn Stream<Item = Result<proto::WatchParticipantsResponse, Status>> + Send>>;
+
+    async fn watch_participants(
+        &self,
+        request: Request<proto::WatchParticipantsRequest>,
+    ) -> Result<Response<Self::WatchParticipantsStream>, Status> {
+        let (deadline, request) = opened(request)?;
+        let request::Watch { filter, after } = request::watch(request, &self.accounts)?;
+        let watch = self.participants.watch(filter, after).map_err(|error| status::of_watch(&error))?;
+        Ok(Response::new(Box::pin(watch::answers(watch, self.heartbeat, deadline.stream()))))
     }
 
     async fn list_participant_conversations(

@@ -2,7 +2,8 @@
 //!
 //! A call comes in through [`grpc`], which decodes it into a typed intent and asks [`participants`]. That is the heart: it
 //! reads through [`cache`] and writes through [`twilio`], and what it changes it makes the cache forget. [`twilio`] speaks
-//! both REST APIs and tells answers in the contract's own messages, [`proto`], about the things that [`ids`] names.
+//! both REST APIs and tells answers in the contract's own messages, [`proto`], about the things that [`ids`] names. What
+//! Twilio's events tell goes through [`participants`], too, which forgets first and then tells the watchers through [`feed`].
 //! [`app`] puts all of it together from a [`config`], and `main` gives that a process.
 //!
 //! Data flows one way, and a module knows only those above it in this list. [`sandbox`] is a fake Twilio that stands apart:
@@ -19,6 +20,8 @@ pub mod sandbox;
 pub mod twilio;
 
 pub mod cache;
+
+pub mod feed;
 
 pub mod participants;
 

@@ -3,7 +3,9 @@
 
 mod agreement;
 mod cached;
+mod events;
 mod fields;
+mod freshness;
 mod page_token;
 mod reads;
 mod reconcile;
@@ -17,12 +19,15 @@ use std::time::SystemTime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use events::{Watch, WatchFilter};
 pub use fields::is_set;
+pub use freshness::Freshness;
 pub use page_token::{InvalidPageToken, Listed, PageTokens};
 pub use stream::Streamed;
 
 pub use crate::cache::Settings as CacheSettings;
 use crate::cache::{self, Aliases, Cache, Outcomes};
+pub use crate::feed::{Event, Feed, Position, Published, Told};
 use crate::proto::{CacheStatus, Participant};
 use crate::telemetry::Metrics;
 use crate::twilio::{self, Twilio};
@@ -44,6 +49,13 @@ pub enum Error {
     NotSupported,
     /// Twilio's pages do not end.
     EndlessPages,
+    /// Events after the caller's resume token are gone.
+    ResumeTokenExpired,
+    /// The watcher is too slow.
+    WatchLagged {
+        /// Where it can go on from.
+        resume: Position,
+    },
     /// The participant is no longer what the caller's etag tells.
     EtagMismatch,
     /// The request id came with another request before.
@@ -65,6 +77,8 @@ impl Error {
             Self::Deadline { sent } => !sent,
             Self::NotSupported
             | Self::EndlessPages
+            | Self::ResumeTokenExpired
+            | Self::WatchLagged { .. }
             | Self::EtagMismatch
             | Self::RequestIdReused
             | Self::Exists { .. }
@@ -111,6 +125,8 @@ pub struct Participants {
     /// What became of creates that came with a request id.
     outcomes: Outcomes<Result<Participant, Error>>,
     turns: Turns,
+    feed: Feed,
+    freshness: Freshness,
     tasks: TaskTracker,
 }
 
@@ -120,6 +136,7 @@ impl Participants {
         twilio: Twilio,
         cache: &CacheSettings,
         page_tokens: PageTokens,
+        (feed, freshness): (Feed, Freshness),
         tasks: TaskTracker,
         metrics: Metrics,
     ) -> Self {
@@ -131,6 +148,8 @@ impl Participants {
             page_tokens,
             outcomes: Outcomes::default(),
             turns: Turns::default(),
+            feed,
+            freshness,
             tasks,
         }
     }

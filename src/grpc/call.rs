@@ -379,6 +379,6 @@ mod tests {
     #[test]
     fn the_methods_are_the_contracts() {
         assert!(methods().contains("participant.v1.ParticipantService/GetParticipant"));
-        assert_eq!(methods().len(), 8);
+        assert_eq!(methods().len(), 9);
     }
 }

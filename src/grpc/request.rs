@@ -17,9 +17,10 @@ use crate::ids::{
     Segment, ServiceId, is_v2_id, route,
 };
 use crate::participants::{
-    Create, Cursor, Error, Listed, MAX_CONVERSATIONS_PAGE_SIZE, PageTokens, Update, is_set, max_page_size,
+    Create, Cursor, Error, Listed, MAX_CONVERSATIONS_PAGE_SIZE, PageTokens, Position, Update, WatchFilter,
+    is_set, max_page_size,
 };
-use crate::proto::{self, ConversationRef, ReadOptions};
+use crate::proto::{self, ConversationRef, ParticipantEventType, ReadOptions};
 
 use super::status::Reason;
 use check::{Check, Refused};
@@ -29,6 +30,7 @@ use text::text;
 
 const DEFAULT_PAGE_SIZE: u32 = 50;
 const MAX_BATCH: usize = 100;
+const MAX_WATCHED: usize = 1000;
 /// "Conversations limits": identity and address, 256 characters.
 const MAX_PERSON_CHARS: usize = 256;
 
@@ -57,6 +59,11 @@ pub(super) struct ListConversations {
     pub(super) size: u32,
     pub(super) cursor: Cursor,
     pub(super) max_age: Option<Duration>,
+}
+
+pub(super) struct Watch {
+    pub(super) filter: WatchFilter,
+    pub(super) after: Option<Position>,
 }
 
 pub(super) struct Created {
@@ -169,6 +176,47 @@ pub(super) fn list_conversations(
     check.done(list.map(|(person, cursor)| ListConversations { person: Ok(person), size, cursor, max_age }))
 }
 
+pub(super) fn watch(request: proto::WatchParticipantsRequest, accounts: &Accounts) -> Result<Watch, Refused> {
+    let proto::WatchParticipantsRequest { conversations, event_types, resume_token } = request;
+    let mut check = Check::default();
+    if conversations.len() > MAX_WATCHED {
+        check.refuse("conversations", format!("must be at most {MAX_WATCHED}"));
+    }
+    let mut filter = WatchFilter::default();
+    for (at, reference) in conversations.into_iter().take(MAX_WATCHED).enumerate() {
+        let field = format!("conversations[{at}]");
+        let Some(conversation) = self::named_conversation(&mut check, &field, Some(reference), accounts)
+        else {
+            continue;
+        };
+        if conversation.is_unique_name() {
+            check
+                .refuse(format!("{field}.conversation_id"), "must be the SID: an event tells no unique name");
+        }
+        if conversation.service.is_some() {
+            check.refuse(format!("{field}.service_id"), "must be empty: an event tells no service");
+        }
+        let Conversation { account, version, id, .. } = conversation;
+        filter.conversations.insert((account, version, id.as_str().to_owned()));
+    }
+    for (at, event_type) in event_types.into_iter().enumerate() {
+        match ParticipantEventType::try_from(event_type) {
+            Ok(event_type) if event_type != ParticipantEventType::Unspecified => {
+                filter.types.insert(event_type);
+            }
+            _ => check.refuse(format!("event_types[{at}]"), "is no type of event that this gateway knows"),
+        }
+    }
+    let after = match resume_token.as_str() {
+        "" => None,
+        token => check
+            .take("resume_token", token.parse().map_err(|_| "must be a token that a watch gave, unchanged")),
+    };
+    // It is about no one version.
+    check.version = None;
+    check.done(Some(Watch { filter, after }))
+}
+
 pub(super) fn stream(
     request: proto::StreamParticipantsRequest,
     accounts: &Accounts,
@@ -277,15 +325,26 @@ fn conversation(
     conversation: Option<ConversationRef>,
     accounts: &Accounts,
 ) -> Option<Conversation> {
+    named_conversation(check, "conversation", conversation, accounts)
+}
+
+/// The conversation that stands in this field.
+fn named_conversation(
+    check: &mut Check,
+    field: &str,
+    conversation: Option<ConversationRef>,
+    accounts: &Accounts,
+) -> Option<Conversation> {
     let Some(ConversationRef { conversation_id, service_id, account_id, api_version }) = conversation else {
-        check.refuse("conversation", "is required");
+        check.refuse(field, "is required");
         return None;
     };
-    let account = account(check, "conversation.account_id", &account_id, accounts);
-    let id = check.take("conversation.conversation_id", Segment::parse(&conversation_id));
-    let version = id.as_ref().and_then(|id| version(check, id, api_version));
+    let below = |name: &str| format!("{field}.{name}");
+    let account = account(check, &below("account_id"), &account_id, accounts);
+    let id = check.take(&below("conversation_id"), Segment::parse(&conversation_id));
+    let version = id.as_ref().and_then(|id| version(check, field, id, api_version));
     check.version = version;
-    let service = service(check, "conversation.service_id", &service_id);
+    let service = service(check, &below("service_id"), &service_id);
     Some(Conversation { account, service, version: version?, id: id? })
 }
 
@@ -331,22 +390,23 @@ fn request_id(check: &mut Check, text: &str) -> Option<RequestId> {
     check.take("request_id", text)
 }
 
-fn version(check: &mut Check, id: &Segment, api_version: i32) -> Option<ApiVersion> {
+fn version(check: &mut Check, field: &str, id: &Segment, api_version: i32) -> Option<ApiVersion> {
+    let below = |name: &str| format!("{field}.{name}");
     match proto::ApiVersion::try_from(api_version) {
         Ok(proto::ApiVersion::V1) => Some(ApiVersion::V1),
         Ok(proto::ApiVersion::V2) if is_v2_id(id.as_str()) => Some(ApiVersion::V2),
         Ok(proto::ApiVersion::V2) => {
             let text = "of v2 must be letters, digits, `_` and `-`, at most 128";
-            check.refuse("conversation.conversation_id", text);
+            check.refuse(below("conversation_id"), text);
             None
         }
         Ok(proto::ApiVersion::Unspecified) => {
             let text = "is neither `CH` and 32 hex digits (v1) nor `conv_conversation_…` (v2): \
-                        set conversation.api_version to say which API it is of";
-            check.take("conversation.conversation_id", route(id.as_str()).ok_or(text))
+                        set api_version to say which API it is of";
+            check.take(&below("conversation_id"), route(id.as_str()).ok_or(text))
         }
         Err(_) => {
-            check.refuse("conversation.api_version", "is no version that this gateway knows");
+            check.refuse(below("api_version"), "is no version that this gateway knows");
             None
         }
     }

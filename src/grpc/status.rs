@@ -48,6 +48,11 @@ pub(super) fn of(error: &participants::Error, version: ApiVersion) -> Status {
     failure(error, version).into_status()
 }
 
+/// The status of a failed call that is about no one version.
+pub(super) fn of_watch(error: &participants::Error) -> Status {
+    failure_of(error).into_status()
+}
+
 /// The status of a batch that ends with the failure of its part at `index`.
 pub(super) fn of_batch(error: &participants::Error, version: ApiVersion, index: i32) -> Status {
     let mut failure = failure(error, version);
@@ -70,7 +75,13 @@ pub(super) fn of_part(error: &participants::Error, version: ApiVersion) -> Reque
 }
 
 fn failure(error: &participants::Error, version: ApiVersion) -> Failure {
-    let mut failure = match error {
+    let mut failure = failure_of(error);
+    failure.about("api_version", Some(version));
+    failure
+}
+
+fn failure_of(error: &participants::Error) -> Failure {
+    match error {
         participants::Error::Upstream(error) => of_upstream(error),
         participants::Error::Deadline { sent } => {
             let mut failure = Failure::new(row(Reason::Deadline));
@@ -84,6 +95,12 @@ fn failure(error: &participants::Error, version: ApiVersion) -> Failure {
         participants::Error::EndlessPages => {
             let mut failure = Failure::new(row(Reason::UpstreamContractBroken));
             failure.message.push_str(": its pages do not end");
+            failure
+        }
+        participants::Error::ResumeTokenExpired => Failure::new(row(Reason::ResumeTokenExpired)),
+        participants::Error::WatchLagged { resume } => {
+            let mut failure = Failure::new(row(Reason::WatchLagged));
+            failure.about("resume_token", Some(resume));
             failure
         }
         participants::Error::EtagMismatch => Failure::new(row(Reason::EtagMismatch)),
@@ -100,9 +117,7 @@ fn failure(error: &participants::Error, version: ApiVersion) -> Failure {
             failure
         }
         participants::Error::Bug => Failure::new(row(Reason::Internal)),
-    };
-    failure.about("api_version", Some(version));
-    failure
+    }
 }
 
 fn of_upstream(error: &twilio::Error) -> Failure {

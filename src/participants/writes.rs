@@ -273,7 +273,7 @@ impl Participants {
 }
 
 /// Whom v1 finds by this address.
-fn people(address: &Address) -> Vec<Person> {
+pub(super) fn people(address: &Address) -> Vec<Person> {
     if address.channel() == Channel::Chat {
         return vec![Person::Identity(address.address.as_str().into())];
     }

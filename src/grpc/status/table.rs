@@ -29,6 +29,10 @@ pub enum Reason {
     Conflict,
     /// The participant is no longer what the caller's etag tells.
     EtagMismatch,
+    /// A watcher reads too slowly.
+    WatchLagged,
+    /// Events after the resume token are gone.
+    ResumeTokenExpired,
     /// Twilio limits the rate of requests.
     UpstreamThrottled,
     /// A limit of Twilio's on how many there may be.
@@ -66,6 +70,8 @@ impl Reason {
             Self::ParticipantExists => "PARTICIPANT_EXISTS",
             Self::Conflict => "CONFLICT",
             Self::EtagMismatch => "ETAG_MISMATCH",
+            Self::WatchLagged => "WATCH_LAGGED",
+            Self::ResumeTokenExpired => "RESUME_TOKEN_EXPIRED",
             Self::UpstreamThrottled => "UPSTREAM_THROTTLED",
             Self::UpstreamLimit => "UPSTREAM_LIMIT",
             Self::UpstreamCredentialsRejected => "UPSTREAM_CREDENTIALS_REJECTED",
@@ -98,6 +104,8 @@ impl Reason {
             | Self::ParticipantExists
             | Self::Conflict
             | Self::EtagMismatch
+            | Self::WatchLagged
+            | Self::ResumeTokenExpired
             | Self::UpstreamLimit
             | Self::UpstreamCredentialsRejected
             | Self::UpstreamForbidden
@@ -122,6 +130,8 @@ impl Reason {
             Self::ParticipantExists => "`ResourceInfo` names the other where Twilio tells it",
             Self::Conflict => "read again, then repeat",
             Self::EtagMismatch => "read again, decide anew, then repeat with the new etag",
+            Self::WatchLagged => "watch again from `resume_token` of the metadata, and read faster",
+            Self::ResumeTokenExpired => "read what you hold anew, then watch without a token",
             Self::UpstreamThrottled => "wait as long as `RetryInfo` says",
             Self::UpstreamLimit => "a limit on how many there may be; waiting does not help",
             Self::UpstreamUnavailable => "repeat, with backoff; look at Twilio's status",
@@ -229,6 +239,16 @@ pub const TABLE: &[Row] = &[
         Reason::EtagMismatch,
         Code::Aborted,
         "the participant is no longer what the etag tells; read it again",
+    ),
+    ours(
+        Reason::WatchLagged,
+        Code::Aborted,
+        "the watcher reads too slowly; watch again from the resume token",
+    ),
+    ours(
+        Reason::ResumeTokenExpired,
+        Code::OutOfRange,
+        "events after the resume token are gone; read what you hold anew, then watch without a token",
     ),
     Row {
         reason: Reason::UpstreamCredentialsRejected,
@@ -432,6 +452,8 @@ mod tests {
             Reason::ParticipantExists,
             Reason::Conflict,
             Reason::EtagMismatch,
+            Reason::WatchLagged,
+            Reason::ResumeTokenExpired,
             Reason::UpstreamThrottled,
             Reason::UpstreamLimit,
             Reason::UpstreamCredentialsRejected,

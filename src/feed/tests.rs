@@ -1,0 +1,108 @@
+use tokio::time::timeout;
+
+use super::*;
+use crate::proto::{Participant, ParticipantEventType};
+
+fn account() -> AccountId {
+    AccountId::parse("AC00000000000000000000000000000000").unwrap()
+}
+
+fn event(id: &str, kind: ParticipantEventType, participant: &str, second: i64) -> Event {
+    let event = ParticipantEvent {
+        id: id.into(),
+        r#type: kind.into(),
+        participant: Some(Participant { id: participant.into(), ..Participant::default() }),
+        event_time: Some(prost_types::Timestamp { seconds: second, nanos: 0 }),
+        remove_time: None,
+    };
+    Event { account: account(), version: ApiVersion::V1, event }
+}
+
+fn added(number: usize) -> Event {
+    event(&format!("EZ{number}"), ParticipantEventType::Added, &format!("MB{number}"), 1)
+}
+
+fn ids(batch: &[Told]) -> Vec<&str> {
+    batch.iter().map(|told| told.event.event.id.as_str()).collect()
+}
+
+async fn next(subscription: &mut Subscription) -> Result<Vec<Told>, Lagged> {
+    timeout(std::time::Duration::from_secs(5), subscription.next()).await.expect("there is something to tell")
+}
+
+#[tokio::test]
+async fn a_watcher_is_told_what_comes_after_it_came() {
+    let feed = Feed::local(10);
+    feed.publish(added(0));
+    let mut watcher = feed.subscribe(None).unwrap();
+    feed.publish(added(1));
+    feed.publish(added(2));
+    assert_eq!(ids(&next(&mut watcher).await.unwrap()), ["EZ1", "EZ2"]);
+    let waiting = tokio::spawn(async move { next(&mut watcher).await.map(|batch| batch.len()) });
+    feed.publish(added(3));
+    assert_eq!(waiting.await.unwrap(), Ok(1));
+}
+
+#[tokio::test]
+async fn a_place_is_resumed_without_gap_or_repeat_while_the_ring_holds_it() {
+    let feed = Feed::local(4);
+    let begin = feed.subscribe(None).unwrap().place();
+    for number in 0..4 {
+        feed.publish(added(number));
+    }
+    let mut watcher = feed.subscribe(Some(begin)).unwrap();
+    let batch = next(&mut watcher).await.unwrap();
+    assert_eq!(ids(&batch), ["EZ0", "EZ1", "EZ2", "EZ3"]);
+    let mut resumed = feed.subscribe(Some(batch[1].position)).unwrap();
+    assert_eq!(ids(&next(&mut resumed).await.unwrap()), ["EZ2", "EZ3"]);
+
+    feed.publish(added(4));
+    assert_eq!(feed.subscribe(Some(begin)).err(), Some(Expired));
+    assert!(feed.subscribe(Some(batch[0].position)).is_ok(), "all after it is there");
+    let future = Position { number: 99, ..batch[0].position };
+    assert_eq!(feed.subscribe(Some(future)).err(), Some(Expired));
+    let of_an_earlier_process = Position { epoch: begin.epoch - 1, number: 2 };
+    assert_eq!(feed.subscribe(Some(of_an_earlier_process)).err(), Some(Expired));
+}
+
+#[tokio::test]
+async fn who_lags_is_told_so_while_its_place_can_be_resumed() {
+    let feed = Feed::local(10);
+    let mut slow = feed.subscribe(None).unwrap();
+    for number in 0..6 {
+        feed.publish(added(number));
+    }
+    assert_eq!(next(&mut slow).await.err(), Some(Lagged));
+    let mut resumed = feed.subscribe(Some(slow.place())).unwrap();
+    assert_eq!(next(&mut resumed).await.unwrap().len(), 6, "it catches up, which is no lag");
+}
+
+#[test]
+fn an_id_is_told_once() {
+    let feed = Feed::local(10);
+    assert_eq!(feed.publish(added(1)), Published::Told);
+    assert_eq!(feed.publish(added(1)), Published::Repeated);
+    let of_v2 = Event { version: ApiVersion::V2, ..added(1) };
+    assert_eq!(feed.publish(of_v2), Published::Told);
+}
+
+#[test]
+fn what_is_older_than_a_removal_brings_nobody_back() {
+    use ParticipantEventType::{Added, Removed, Updated};
+    let feed = Feed::local(10);
+    let mut published = |id, kind, second| feed.publish(event(id, kind, "MB1", second));
+    assert_eq!(published("1", Removed, 10), Published::Told);
+    assert_eq!(published("2", Added, 5), Published::Outdated);
+    assert_eq!(published("3", Updated, 9), Published::Outdated);
+    assert_eq!(published("4", Added, 11), Published::Told, "added again");
+    assert_eq!(feed.publish(event("5", Updated, "MB2", 1)), Published::Told, "another participant");
+}
+
+#[test]
+fn a_place_is_written_and_read() {
+    let place = Position { epoch: 1_700_000_000_000, number: 42 };
+    assert_eq!(place.to_string().parse(), Ok(place));
+    for text in ["", "-", "1-", "-1", "1", "+1-2", "1-2-3", "a-b", "99999999999999999999-0"] {
+        assert_eq!(text.parse::<Position>(), Err(NoPosition), "{text}");
+    }
+}

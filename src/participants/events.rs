@@ -1,0 +1,101 @@
+//! What Twilio's events mean here: forget first, then tell. A watcher who reacts with a read must not be told the old value.
+
+use std::collections::{HashSet, VecDeque};
+
+use super::writes::people;
+use super::{Error, Event, Participants, Position, Published, Told};
+use crate::feed::Subscription;
+use crate::ids::{AccountId, ApiVersion, Segment};
+use crate::proto::ParticipantEventType;
+
+impl Participants {
+    /// Forgets what the event makes stale, then tells the watchers.
+    pub fn apply(&self, event: Event) -> Published {
+        self.forget_after(&event);
+        self.feed.publish(event)
+    }
+
+    fn forget_after(&self, event: &Event) {
+        let Event { account, version, event } = event;
+        let participant = event.participant.as_ref();
+        match participant.and_then(|participant| Segment::parse(&participant.conversation_id).ok()) {
+            Some(conversation) => self.cache.forget(account, &conversation),
+            // Nobody can tell which conversation it is about.
+            None => self.cache.forget_all(),
+        }
+        if *version == ApiVersion::V2 {
+            return;
+        }
+        let people: Vec<_> = participant.iter().flat_map(|one| &one.addresses).flat_map(people).collect();
+        // An update does not tell who it was before.
+        if people.is_empty() || event.r#type() == ParticipantEventType::Updated {
+            self.cache.forget_people(account);
+        }
+        for person in &people {
+            self.cache.forget_person(account, person);
+        }
+    }
+
+    /// Notes that a source of events is alive.
+    pub fn delivered(&self, account: &AccountId, version: ApiVersion) {
+        self.freshness.delivered(account, version);
+    }
+
+    /// A stream of the events that pass the filter, after the place or from now on.
+    pub fn watch(&self, filter: WatchFilter, after: Option<Position>) -> Result<Watch, Error> {
+        let subscription = self.feed.subscribe(after).map_err(|_| Error::ResumeTokenExpired)?;
+        let place = subscription.place();
+        Ok(Watch { subscription, filter, waiting: VecDeque::new(), place })
+    }
+}
+
+/// What a watcher wants to be told.
+#[derive(Debug, Default)]
+pub struct WatchFilter {
+    /// Empty: all.
+    pub conversations: HashSet<(AccountId, ApiVersion, String)>,
+    /// Empty: all.
+    pub types: HashSet<ParticipantEventType>,
+}
+
+impl WatchFilter {
+    fn passes(&self, event: &Event) -> bool {
+        let Event { account, version, event } = event;
+        let is_wanted = || {
+            let id = event.participant.as_ref().map(|participant| participant.conversation_id.clone());
+            id.is_some_and(|id| self.conversations.contains(&(account.clone(), *version, id)))
+        };
+        (self.types.is_empty() || self.types.contains(&event.r#type()))
+            && (self.conversations.is_empty() || is_wanted())
+    }
+}
+
+/// A watcher's stream.
+pub struct Watch {
+    subscription: Subscription,
+    filter: WatchFilter,
+    waiting: VecDeque<Told>,
+    /// All that passes up to here was told.
+    place: Position,
+}
+
+impl Watch {
+    /// Where the stream resumes after what was told so far.
+    pub fn place(&self) -> Position {
+        self.place
+    }
+
+    /// Waits for the next event that passes. Cancelling it loses nothing.
+    pub async fn next(&mut self) -> Result<Told, Error> {
+        loop {
+            if let Some(told) = self.waiting.pop_front() {
+                self.place = told.position;
+                return Ok(told);
+            }
+            self.place = self.subscription.place();
+            let batch = self.subscription.next().await;
+            let batch = batch.map_err(|_| Error::WatchLagged { resume: self.place })?;
+            self.waiting.extend(batch.into_iter().filter(|told| self.filter.passes(&told.event)));
+        }
+    }
+}

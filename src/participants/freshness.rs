@@ -1,0 +1,75 @@
+//! Whether Twilio's events keep the cache true, and so how old an answer may be that nobody asked to be younger.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::ids::{AccountId, ApiVersion};
+
+/// Stands for never.
+const NEVER: u64 = u64::MAX;
+
+/// Which accounts are told of changes, per API version: v1's events say nothing of v2. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Freshness {
+    sources: Arc<HashMap<(AccountId, ApiVersion), AtomicU64>>,
+    /// Moments are counted in milliseconds from here.
+    begin: Instant,
+    lifetimes: Lifetimes,
+}
+
+/// How old a cached answer may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Lifetimes {
+    /// Where events tell of changes.
+    pub with_events: Duration,
+    /// Where none do.
+    pub without_events: Duration,
+    /// So long after a delivery its source counts as live.
+    pub live_window: Duration,
+}
+
+impl Freshness {
+    /// Of these accounts; none of their sources is live yet.
+    pub fn new(lifetimes: Lifetimes, accounts: impl IntoIterator<Item = AccountId>) -> Self {
+        let both = |account: AccountId| {
+            [ApiVersion::V1, ApiVersion::V2]
+                .map(|version| ((account.clone(), version), AtomicU64::new(NEVER)))
+        };
+        let sources = accounts.into_iter().flat_map(both).collect();
+        Self { sources: Arc::new(sources), begin: Instant::now(), lifetimes }
+    }
+
+    /// A delivery of this source was verified.
+    pub fn delivered(&self, account: &AccountId, version: ApiVersion) {
+        if let Some(last) = self.sources.get(&(account.clone(), version)) {
+            last.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether events of the account are known to arrive.
+    pub fn is_live(&self, account: &AccountId, version: ApiVersion) -> bool {
+        let last = self.sources.get(&(account.clone(), version)).map(|last| last.load(Ordering::Relaxed));
+        let window = u64::try_from(self.lifetimes.live_window.as_millis()).unwrap_or(NEVER);
+        last.is_some_and(|last| last != NEVER && self.now().saturating_sub(last) <= window)
+    }
+
+    /// How old an answer about the account may be.
+    pub fn lifetime(&self, account: &AccountId, version: ApiVersion) -> Duration {
+        if self.is_live(account, version) {
+            self.lifetimes.with_events
+        } else {
+            self.lifetimes.without_events
+        }
+    }
+
+    /// How old an answer may be that no event keeps true.
+    pub fn lifetime_without_events(&self) -> Duration {
+        self.lifetimes.without_events
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(NEVER - 1)
+    }
+}
