@@ -352,6 +352,7 @@ fn sandbox_account(address: SocketAddr) -> Result<Account, BuildError> {
     let id = AccountId::parse(sandbox::ACCOUNT_SID).ok_or(BuildError::NoAccount)?;
     let url = Url::parse(&format!("http://{address}")).map_err(|_| BuildError::NoAccount)?;
     let password = Secret::new("the sandbox's", sandbox::AUTH_TOKEN);
-    let credentials = Credentials::Basic { user: sandbox::ACCOUNT_SID.into(), passwords: vec![password] };
+    let user = Secret::new("the sandbox's", sandbox::ACCOUNT_SID);
+    let credentials = Credentials::Basic { user, passwords: vec![password] };
     Ok(Account { id, v1_url: url.clone(), v2_url: url, credentials })
 }

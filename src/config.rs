@@ -141,8 +141,12 @@ fn account_lines(upstream: &Upstream) -> Vec<String> {
     let line = |(at, account): (usize, &Account)| {
         let Account { id, v1_url, v2_url, credentials } = account;
         let default = if at == 0 { " (default)" } else { "" };
-        let secrets: Vec<String> = credentials.secrets().iter().map(ToString::to_string).collect();
-        let (user, secrets) = (credentials.user(), secrets.join(" or "));
+        let user = match credentials.user() {
+            user if user.is_file() => format!("{} [{}]", user.value(), user.place()),
+            user => user.value().to_string(),
+        };
+        let secrets = credentials.secrets().iter().map(|secret| format!("{secret} [{}]", secret.place()));
+        let secrets = secrets.collect::<Vec<_>>().join(" or ");
         let tokens = match credentials {
             Credentials::Basic { .. } => String::new(),
             Credentials::OAuth(client) => format!(", for tokens of {}", client.token_url),

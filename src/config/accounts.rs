@@ -22,9 +22,11 @@ const IDENTITY: &[&str] = &[
     "secondary_auth_token",
     "secondary_auth_token_file",
     "api_key",
+    "api_key_file",
     "api_secret",
     "api_secret_file",
     "client_id",
+    "client_id_file",
     "client_secret",
     "client_secret_file",
 ];

@@ -49,7 +49,7 @@ fn accounts(config: &Config) -> &[Account] {
 
 /// What the account signs in with: the values in use.
 fn secrets(account: &Account) -> Vec<String> {
-    account.credentials.secrets().iter().map(|secret| secret.values()[0].to_string()).collect()
+    account.credentials.secrets().iter().map(|secret| secret.value().to_string()).collect()
 }
 
 /// A configuration file, which lives as long as the value.
@@ -338,13 +338,14 @@ fn signs_in(env: &[(&str, &str)], keys: &[(&str, &str)]) -> Result<(String, Vec<
     let config = report(&["--config", File::new(&table).path()], env).outcome;
     let config = config.map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let account = &accounts(&config)[0];
-    Ok((account.credentials.user().to_owned(), secrets(account)))
+    Ok((account.credentials.user().value().to_string(), secrets(account)))
 }
 
 #[test]
-fn every_secret_may_stand_in_a_file() {
+fn every_secret_may_stand_in_a_file_and_the_sid_that_goes_with_it() {
     let [first, second] = [secret_file("planted-one"), secret_file("planted-two")];
     let (one, two) = (first.path(), second.path());
+    let [key, client] = [secret_file("SK7"), secret_file("OQ7")];
     for (keys, user, expected) in [
         (vec![("auth_token_file", one)], SID, vec!["planted-one"]),
         (
@@ -356,6 +357,8 @@ fn every_secret_may_stand_in_a_file() {
         (vec![("auth_token_file", one), ("secondary_auth_token", "t")], SID, vec!["planted-one", "t"]),
         (vec![("api_key", "SK1"), ("api_secret_file", two)], "SK1", vec!["planted-two"]),
         (vec![("client_id", "OQ1"), ("client_secret_file", one)], "OQ1", vec!["planted-one"]),
+        (vec![("api_key_file", key.path()), ("api_secret_file", two)], "SK7", vec!["planted-two"]),
+        (vec![("client_id_file", client.path()), ("client_secret", "c")], "OQ7", vec!["c"]),
     ] {
         let keys = [&[("account_sid", SID)], &keys[..]].concat();
         let expected = Ok((user.to_owned(), expected.iter().map(|text| (*text).to_owned()).collect()));
@@ -806,10 +809,14 @@ fn the_report_has_each_account_and_where_its_secrets_stand() {
     ] {
         assert!(lines.contains(&line), "no {line:?} in {lines:#?}");
     }
-    let client = [ACCOUNT[0], ("TWILIO_CLIENT_ID", "OQ1"), ("TWILIO_CLIENT_SECRET", TOKEN)];
+    let id = secret_file("OQ1");
+    let client = [ACCOUNT[0], ("TWILIO_CLIENT_ID_FILE", id.path()), ("TWILIO_CLIENT_SECRET", TOKEN)];
     let lines = report(&[], &client).lines;
-    let of_tokens = "OQ1 with *** [TWILIO_CLIENT_SECRET], for tokens of https://oauth.twilio.com/v2/token";
-    assert!(lines.iter().any(|line| line.ends_with(of_tokens)), "{lines:#?}");
+    let of_tokens = format!(
+        "OQ1 [TWILIO_CLIENT_ID_FILE: {}] with *** [TWILIO_CLIENT_SECRET], for tokens of https://oauth.twilio.com/v2/token",
+        id.path()
+    );
+    assert!(lines.iter().any(|line| line.ends_with(&of_tokens)), "no {of_tokens} in {lines:#?}");
 }
 
 #[test]

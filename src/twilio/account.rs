@@ -35,7 +35,7 @@ pub enum Credentials {
     /// HTTP's Basic authentication.
     Basic {
         /// The account's SID, or that of an API key.
-        user: String,
+        user: Secret,
         /// Auth tokens, of which Twilio takes each while they rotate; or the API key's one secret.
         passwords: Vec<Secret>,
     },
@@ -47,7 +47,7 @@ pub enum Credentials {
 #[derive(Clone, Debug)]
 pub struct Client {
     /// Its SID, `OQ…`.
-    pub id: String,
+    pub id: Secret,
     /// Its secret.
     pub secret: Secret,
     /// Where it gets its access tokens.
@@ -55,8 +55,8 @@ pub struct Client {
 }
 
 impl Credentials {
-    /// The part that is no secret: an account's SID, an API key's or a client's.
-    pub fn user(&self) -> &str {
+    /// The part that is no secret, but may change with it: an account's SID, an API key's or a client's.
+    pub fn user(&self) -> &Secret {
         match self {
             Self::Basic { user, .. } => user,
             Self::OAuth(client) => &client.id,
@@ -71,23 +71,21 @@ impl Credentials {
         }
     }
 
-    /// What Basic authentication may send, best first: every secret's value in use, then those before it.
+    /// Everything that may stand in a file.
+    fn parts(&self) -> Vec<&Secret> {
+        std::iter::once(self.user()).chain(self.secrets()).collect()
+    }
+
+    /// What Basic authentication sends, by the values in use, best first.
     fn basic(&self) -> Vec<HeaderValue> {
         let Self::Basic { user, passwords } = self else {
             return Vec::new();
         };
-        let passwords: Vec<_> = passwords.iter().map(Secret::values).collect();
-        let oldest = passwords.iter().map(Vec::len).max().unwrap_or_default();
-        let by_age = (0..oldest).flat_map(|age| passwords.iter().filter_map(move |values| values.get(age)));
-        let mut headers = Vec::new();
-        for password in by_age {
-            let header = authorization("Basic", &BASE64_STANDARD.encode(format!("{user}:{password}")));
-            let header = header.expect("Base64 fits into a header");
-            if !headers.contains(&header) {
-                headers.push(header);
-            }
-        }
-        headers
+        let header = |password: &Secret| {
+            let pair = BASE64_STANDARD.encode(format!("{}:{}", user.value(), password.value()));
+            authorization("Basic", &pair).expect("Base64 fits into a header")
+        };
+        passwords.iter().map(header).collect()
     }
 }
 

@@ -64,6 +64,18 @@ enum Kind {
 
 const KINDS: [Kind; 3] = [Kind::AuthToken, Kind::ApiKey, Kind::OAuth];
 
+/// In front of a sandbox, whose account has these keys.
+async fn start(keys: &str, reload_interval: &str) -> Gateway {
+    let sid = sandbox::ACCOUNT_SID;
+    let file = |url: &str| {
+        format!(
+            "upstream.url = {url:?}\nupstream.token_url = \"{url}/v2/token\"\n\
+             secrets.reload_interval = {reload_interval:?}\n[[accounts]]\naccount_sid = {sid:?}\n{keys}\n"
+        )
+    };
+    Gateway::configured(sandbox::Settings::default(), file).await
+}
+
 impl Kind {
     async fn start(self, mount: &Mount, reload_interval: &str) -> Gateway {
         let path = mount.path();
@@ -74,15 +86,7 @@ impl Kind {
                 format!("client_id = {:?}\nclient_secret_file = {path:?}", sandbox::OAUTH_CLIENT_ID)
             }
         };
-        Gateway::configured(sandbox::Settings::default(), |url| {
-            format!(
-                "upstream.url = {url:?}\nupstream.token_url = \"{url}/v2/token\"\n\
-                 secrets.reload_interval = {reload_interval:?}\n\
-                 [[accounts]]\naccount_sid = {:?}\n{keys}\n",
-                sandbox::ACCOUNT_SID
-            )
-        })
-        .await
+        start(&keys, reload_interval).await
     }
 
     /// From now on Twilio takes this secret and no other.
@@ -145,6 +149,31 @@ on_both_versions! {
             call.await.unwrap().unwrap();
             assert_eq!(gateway.list(face.list()).await.unwrap().participants.len(), 4, "{kind:?}");
         }
+    }
+
+    /// Twilio changes no key's secret: it makes another key, with another SID.
+    async fn a_sid_in_a_file_changes_with_its_secret(face) {
+        let other = format!("SK{}", "9".repeat(32));
+        let (mut sid, mut secret) = (Mount::new(&other), Mount::new("other"));
+        let keys = format!("api_key_file = {:?}\napi_secret_file = {:?}", sid.path(), secret.path());
+        let mut gateway = start(&keys, "20ms").await;
+        let mut client = gateway.client.clone();
+        let call = tokio::spawn(async move { client.get_participant(face.get_fresh()).await });
+        let deadline = Instant::now() + PATIENCE;
+        while refused_requests(&gateway).await < 1.0 {
+            assert!(Instant::now() < deadline, "the call is refused first");
+        }
+        // Two mounts do not change at the same moment.
+        secret.swap(Some("sandbox"));
+        sid.swap(Some(sandbox::API_KEY_SID));
+        call.await.unwrap().unwrap();
+
+        let refused = refused_requests(&gateway).await;
+        sid.swap(Some(&other));
+        reading_until(&mut gateway, face, async |gateway| refused_requests(gateway).await > refused).await;
+        let refused = refused_requests(&gateway).await;
+        secret.swap(Some("other"));
+        reading_until(&mut gateway, face, async |gateway| refused_requests(gateway).await > refused).await;
     }
 
     async fn a_file_that_goes_bad_keeps_the_last_good_secret(face) {

@@ -34,7 +34,8 @@ pub(super) fn read(
             Err(raw.problem(sources, "auth_token", text))
         }
         (None, None, passwords) => {
-            Ok(account.map(|id| Credentials::Basic { user: id.as_str().into(), passwords }))
+            let user = account.map(|id| Secret::new(raw.name("account_sid"), id.as_str()));
+            Ok(user.map(|user| Credentials::Basic { user, passwords }))
         }
     }
 }
@@ -52,21 +53,22 @@ fn auth_tokens(sources: &mut Sources<'_>, raw: &Raw) -> Result<Vec<Secret>, Repo
     }
 }
 
-/// A SID with its secret, or neither.
+/// A SID with its secret, or neither. The SID may stand in a file, too: a new secret of a key comes with a new SID.
 fn pair(
     sources: &mut Sources<'_>,
     raw: &Raw,
     (id_key, prefix, what): (&str, &str, &str),
     secret_key: &str,
-) -> Result<Option<(String, Secret)>, Reported> {
-    match (raw.get(id_key), secret(sources, raw, secret_key)?) {
+) -> Result<Option<(Secret, Secret)>, Reported> {
+    let (id, secret) = (secret(sources, raw, id_key), secret(sources, raw, secret_key));
+    match (id?, secret?) {
         (None, None) => Ok(None),
         // Also so that a secret in the SID's place is not shown as if it were none. A colon would end Basic's user early.
-        (Some(id), _) if !id.starts_with(prefix) || !id.bytes().all(|b| b.is_ascii_alphanumeric()) => {
+        (Some(id), _) if !is_sid(prefix, &id.value()) => {
             let text = format!("must be the SID of {what}: `{prefix}`, then letters and digits");
             Err(raw.problem(sources, id_key, text))
         }
-        (Some(id), Some(secret)) => Ok(Some((id.to_owned(), secret))),
+        (Some(id), Some(secret)) => Ok(Some((id, secret))),
         (Some(_), None) => {
             Err(raw.problem(sources, secret_key, format!("is required with {}", raw.name(id_key))))
         }
@@ -74,6 +76,10 @@ fn pair(
             Err(raw.problem(sources, id_key, format!("is required with {}", raw.name(secret_key))))
         }
     }
+}
+
+fn is_sid(prefix: &str, text: &str) -> bool {
+    text.starts_with(prefix) && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
 /// A secret as it stands there, or that of the file which is named there.

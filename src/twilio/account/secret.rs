@@ -1,4 +1,5 @@
-//! Secrets: text that is never printed. One that stands in a file is read again while the gateway runs.
+//! Secrets: text that is never printed. One that stands in a file is read again while the gateway runs, and so is the SID
+//! that goes with it.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -18,7 +19,7 @@ use crate::telemetry::Metrics;
 const LONGEST_FILE: usize = 16 * 1024;
 /// The value in use and the two before it. One would do, were a file always written at once: a reader between two halves
 /// takes the first for a value.
-const KEPT: usize = 3;
+pub(super) const KEPT: usize = 3;
 
 /// A secret, and where it stands. Clones share it, with every change.
 #[derive(Clone)]
@@ -81,9 +82,20 @@ impl Secret {
         Self(Arc::new(Source { place, file, values: watch::Sender::new(vec![text]) }))
     }
 
+    /// The value in use.
+    pub fn value(&self) -> Arc<str> {
+        self.0.values.borrow()[0].clone()
+    }
+
     /// The value in use, then those that it had before: what was made with them may still be about.
     pub fn values(&self) -> Vec<Arc<str>> {
         self.0.values.borrow().clone()
+    }
+
+    /// The setting that holds it, or names its file, with that.
+    pub fn place(&self) -> String {
+        let place = &self.0.place;
+        self.0.file.as_ref().map_or(place.clone(), |file| format!("{place}: {}", file.path.display()))
     }
 
     /// Whether it can change.
@@ -144,13 +156,9 @@ impl Secret {
     }
 }
 
-/// Says where it stands, and not what it is.
 impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0.file {
-            None => write!(f, "*** [{}]", self.0.place),
-            Some(file) => write!(f, "*** [{}: {}]", self.0.place, file.path.display()),
-        }
+        f.write_str("***")
     }
 }
 

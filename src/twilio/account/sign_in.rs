@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::Credentials;
+use super::secret::KEPT;
 use crate::twilio::error::NoToken;
 
 /// How one account signs in.
@@ -22,13 +23,13 @@ pub(in crate::twilio) struct SignIn {
 }
 
 /// What there is to send.
+#[derive(Default)]
 pub(super) struct Offer {
     candidates: Vec<Candidate>,
-    /// So many of the first are values in use; the others are older.
+    /// So many of the first are in use; the others are older.
     in_use: usize,
-    /// Whether calls that find nothing good wait for a file to change. They do until that was of no avail, and again once
-    /// Twilio has taken something.
-    pub(super) is_patient: bool,
+    /// Whether waiting for a file to change was of no avail, and Twilio has taken nothing since.
+    pub(super) is_hopeless: bool,
     /// So many of those who asked have their answer: there is nothing but this.
     pub(super) answered: u64,
     /// Why there is no new token.
@@ -42,22 +43,14 @@ struct Candidate {
 }
 
 impl Offer {
-    fn new(authorizations: Vec<HeaderValue>) -> Self {
-        let mut offer =
-            Self { candidates: Vec::new(), in_use: 0, is_patient: true, answered: 0, failure: None };
-        let in_use = authorizations.len();
-        offer.replace(authorizations, in_use);
-        offer
-    }
-
-    /// Replaces what there is, best first, of which the first so many are in use: these get a second chance.
-    pub(super) fn replace(&mut self, authorizations: Vec<HeaderValue>, in_use: usize) {
-        let candidate = |(at, authorization)| {
-            let is_refused = at >= in_use && self.is_refused(&authorization);
-            Candidate { authorization, is_refused }
-        };
-        self.candidates = authorizations.into_iter().enumerate().map(candidate).collect();
-        self.in_use = in_use;
+    /// Replaces what is in use, best first. What was in use stays behind it, for so many generations in all.
+    pub(super) fn replace(&mut self, in_use: Vec<HeaderValue>, generations: usize) {
+        let mut older = std::mem::take(&mut self.candidates);
+        older.retain(|candidate| !in_use.contains(&candidate.authorization));
+        self.in_use = in_use.len();
+        let candidate = |authorization| Candidate { authorization, is_refused: false };
+        self.candidates = in_use.into_iter().map(candidate).chain(older).collect();
+        self.candidates.truncate(self.in_use * generations);
     }
 
     /// Whether there is anything that Twilio has not refused.
@@ -101,7 +94,9 @@ impl Offer {
 
 impl SignIn {
     pub(in crate::twilio) fn new(credentials: Credentials) -> Self {
-        let offer = watch::Sender::new(Offer::new(credentials.basic()));
+        let mut offer = Offer::default();
+        offer.replace(credentials.basic(), KEPT);
+        let offer = watch::Sender::new(offer);
         Self { credentials, offer, asked: AtomicU64::new(0), wake: Notify::new() }
     }
 
@@ -137,12 +132,12 @@ impl SignIn {
     pub(in crate::twilio) fn accepted(&self, authorization: &HeaderValue) {
         let is_news = {
             let offer = self.offer.borrow();
-            !offer.is_patient || offer.is_refused(authorization)
+            offer.is_hopeless || offer.is_refused(authorization)
         };
         if is_news {
             self.offer.send_if_modified(|offer| {
                 offer.mark(authorization, false);
-                offer.is_patient = true;
+                offer.is_hopeless = false;
                 // Others may wait for it.
                 true
             });
@@ -162,6 +157,105 @@ impl SignIn {
     }
 
     pub(super) fn has_files(&self) -> bool {
-        self.credentials.secrets().iter().any(super::Secret::is_file)
+        self.credentials.parts().iter().any(|part| part.is_file())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::twilio::Secret;
+
+    fn values(texts: &[&'static str]) -> Vec<HeaderValue> {
+        texts.iter().map(|text| HeaderValue::from_static(text)).collect()
+    }
+
+    /// With the value in use and an older one, and nobody who would look for more.
+    fn new_and_old() -> SignIn {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "secret").unwrap();
+        let passwords = vec![Secret::read("a test", file.path(), 1).unwrap()];
+        let user = Secret::new("a test", "AC1");
+        let sign_in = SignIn::new(Credentials::Basic { user, passwords });
+        for value in ["old", "new"] {
+            sign_in.offer.send_modify(|offer| offer.replace(values(&[value]), 2));
+        }
+        sign_in
+    }
+
+    /// What comes after these were refused, at once.
+    async fn next(sign_in: &SignIn, refused: &[&'static str]) -> Option<HeaderValue> {
+        for value in values(refused) {
+            sign_in.refused(&value);
+        }
+        sign_in.next(&values(refused), Instant::now()).await.ok()
+    }
+
+    #[tokio::test]
+    async fn each_is_tried_and_the_one_in_use_again_because_twilio_may_have_changed_between_the_tries() {
+        let sign_in = new_and_old();
+        assert_eq!(next(&sign_in, &[]).await.unwrap(), "new");
+        assert_eq!(next(&sign_in, &["new"]).await.unwrap(), "old");
+        assert_eq!(next(&sign_in, &["new", "old"]).await.unwrap(), "new");
+        assert_eq!(next(&sign_in, &["new", "old", "new"]).await, None);
+    }
+
+    #[tokio::test]
+    async fn what_was_refused_comes_last_until_it_is_taken_again() {
+        let sign_in = new_and_old();
+        sign_in.refused(&values(&["new"])[0]);
+        assert_eq!(next(&sign_in, &[]).await.unwrap(), "old");
+        assert_eq!(next(&sign_in, &["old"]).await.unwrap(), "new");
+        // Of what is refused altogether, the old one is not worth a request.
+        assert_eq!(next(&sign_in, &["new"]).await, None);
+        sign_in.accepted(&values(&["new"])[0]);
+        assert_eq!(next(&sign_in, &[]).await.unwrap(), "new");
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_goes_on_with_what_another_request_had_taken() {
+        let sign_in = new_and_old();
+        assert_eq!(next(&sign_in, &["new", "old", "new"]).await, None);
+        let tried = values(&["new", "old", "new"]);
+        let waiting = sign_in.next(&tried, Instant::now() + Duration::from_secs(20));
+        let other = async {
+            tokio::task::yield_now().await;
+            sign_in.accepted(&values(&["old"])[0]);
+        };
+        let (found, ()) = tokio::join!(waiting, other);
+        assert_eq!(found.unwrap(), "old");
+    }
+
+    #[tokio::test]
+    async fn a_change_brings_the_new_value_first_and_does_not_revive_old_ones() {
+        let sign_in = new_and_old();
+        assert_eq!(next(&sign_in, &["new"]).await.unwrap(), "old");
+        sign_in.offer.send_modify(|offer| offer.replace(values(&["newer"]), 3));
+        assert_eq!(next(&sign_in, &["newer"]).await.unwrap(), "old");
+        // Only that it is in use again gives it another chance.
+        sign_in.offer.send_modify(|offer| offer.replace(values(&["new"]), 3));
+        assert_eq!(next(&sign_in, &[]).await.unwrap(), "new");
+    }
+
+    #[test]
+    fn so_many_generations_are_kept_and_each_once() {
+        let mut offer = Offer::default();
+        let kept = |offer: &Offer| {
+            let texts = offer.candidates.iter().map(|candidate| candidate.authorization.to_str().unwrap());
+            texts.collect::<Vec<_>>().join(" ")
+        };
+        for (in_use, expected) in [
+            (["p1", "s1"], "p1 s1"),
+            (["p2", "s1"], "p2 s1 p1"),
+            (["p3", "s3"], "p3 s3 p2 s1"),
+            (["p2", "s3"], "p2 s3 p3 s1"),
+        ] {
+            offer.replace(values(&in_use), 2);
+            assert_eq!(kept(&offer), expected);
+        }
+        offer.replace(values(&["token"]), 1);
+        assert_eq!(kept(&offer), "token");
     }
 }

@@ -33,22 +33,24 @@ struct Answer {
 }
 
 impl Client {
-    /// Asks for a token, with the secret's value in use and then with those before it: Twilio may know the new one only
-    /// later than the gateway does.
+    /// Asks for a token, with the values in use and then with those before them: Twilio may know the new ones only later
+    /// than the gateway does.
     pub(super) async fn token(&self, http: &Http) -> Result<Token, NoToken> {
         let mut refusal = None;
-        for secret in self.secret.values() {
-            match self.ask(http, &secret).await {
-                // What the value in use was told says more than what the old ones were.
-                Err(NoToken::Refused(status)) => refusal = refusal.or(Some(status)),
-                told => return told,
+        for id in self.id.values() {
+            for secret in self.secret.values() {
+                match self.ask(http, &id, &secret).await {
+                    // What the values in use were told says more than what the old ones were.
+                    Err(NoToken::Refused(status)) => refusal = refusal.or(Some(status)),
+                    told => return told,
+                }
             }
         }
         Err(refusal.map_or(NoToken::Unavailable("no secret"), NoToken::Refused))
     }
 
-    async fn ask(&self, http: &Http, secret: &str) -> Result<Token, NoToken> {
-        let form = [("grant_type", "client_credentials"), ("client_id", &self.id), ("client_secret", secret)];
+    async fn ask(&self, http: &Http, id: &str, secret: &str) -> Result<Token, NoToken> {
+        let form = [("grant_type", "client_credentials"), ("client_id", id), ("client_secret", secret)];
         let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
         let (status, body) = http.post_form(&self.token_url, form).await.map_err(NoToken::Unavailable)?;
         match status {

@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 use tower::util::rng::{HasherRng, Rng as _};
 use tracing::{info, warn};
 
+use super::secret::KEPT;
 use super::sign_in::{Offer, SignIn};
-use super::{Client, Credentials, Secret};
+use super::{Client, Credentials};
 use crate::ids::AccountId;
 use crate::telemetry::Metrics;
 use crate::twilio::error::NoToken;
@@ -60,8 +61,8 @@ impl Upkeep<'_> {
         let has_changed = self.reload().await;
         match &self.sign_in.credentials {
             Credentials::Basic { .. } if has_changed => {
-                let (authorizations, in_use) = (self.sign_in.credentials.basic(), self.secrets().len());
-                self.sign_in.offer.send_modify(|offer| offer.replace(authorizations, in_use));
+                let in_use = self.sign_in.credentials.basic();
+                self.sign_in.offer.send_modify(|offer| offer.replace(in_use, KEPT));
             }
             Credentials::Basic { .. } => {}
             Credentials::OAuth(client) => {
@@ -82,14 +83,10 @@ impl Upkeep<'_> {
 
     async fn reload(&self) -> bool {
         let mut has_changed = false;
-        for secret in self.secrets() {
-            has_changed |= secret.reload(self.metrics).await;
+        for part in self.sign_in.credentials.parts() {
+            has_changed |= part.reload(self.metrics).await;
         }
         has_changed
-    }
-
-    fn secrets(&self) -> &[Secret] {
-        self.sign_in.credentials.secrets()
     }
 
     async fn renew_if_due(&self, client: &Client, state: &mut State) {
@@ -140,13 +137,13 @@ impl Upkeep<'_> {
                 state.grace = None;
             } else if is_token_young {
                 return false;
-            } else if offer.is_patient && self.sign_in.has_files() && !is_endpoint_down(offer) {
+            } else if !offer.is_hopeless && self.sign_in.has_files() && !is_endpoint_down(offer) {
                 let grace = *state.grace.get_or_insert(now + GRACE);
                 if now < grace {
                     return false;
                 }
                 // From now on calls fail at once, until one succeeds again.
-                (offer.is_patient, state.grace) = (false, None);
+                (offer.is_hopeless, state.grace) = (true, None);
             }
             offer.answered = asked;
             true
