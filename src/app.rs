@@ -31,7 +31,7 @@ pub use signals::Signals;
 use crate::config::{Config, Drain, Upstream};
 use crate::grpc::{self, CallLayer, Service};
 use crate::ids::{AccountId, Accounts};
-use crate::participants::{PageTokens, Participants};
+use crate::participants::{Feed, Freshness, PageTokens, Participants};
 use crate::proto::participant_service_server::ParticipantServiceServer;
 use crate::sandbox::{self, Sandbox};
 use crate::telemetry::{LogFilter, Metrics, MetricsError, Telemetry};
@@ -141,6 +141,8 @@ impl App {
             upstream,
             twilio,
             cache,
+            lifetimes,
+            watch,
             page_token_key,
             call_timeout,
             drain,
@@ -178,11 +180,13 @@ impl App {
         let (tasks, end_streams) = (TaskTracker::new(), CancellationToken::new());
         let metrics = Metrics::new(export.metrics)?;
         let client = Twilio::new(&twilio, accounts, metrics.clone())?;
-        let participants = Participants::new(client, &cache, page_tokens, tasks.clone(), metrics.clone());
+        let events = (Feed::local(watch.events_kept), Freshness::new(lifetimes, known.all()));
+        let participants =
+            Participants::new(client, &cache, page_tokens, events, tasks.clone(), metrics.clone());
 
         let calls = CallLayer::new(call_timeout, end_streams.clone(), metrics.clone(), log.calls);
         let (health, health_service) = tonic_health::server::health_reporter();
-        let service = grpc::service(participants.clone(), known);
+        let service = grpc::service(participants.clone(), known, watch.heartbeat);
         let router = server::router(calls.clone(), service, health_service)?;
         Ok(Self {
             addresses,

@@ -16,7 +16,7 @@ use std::time::Duration;
 pub use cli::{Command, Exit, parse};
 pub use settings::{SETTINGS, Setting, markdown};
 
-use crate::participants::CacheSettings;
+use crate::participants::{CacheSettings, Lifetimes};
 use crate::sandbox;
 use crate::telemetry::{CallLog, Export, LogFormat, LogSettings, Protocol};
 use crate::twilio::{self, Account, Credentials, Secret};
@@ -40,6 +40,10 @@ pub struct Config {
     pub twilio: twilio::Settings,
     /// The cache's bounds.
     pub cache: CacheSettings,
+    /// How old a cached answer may be.
+    pub lifetimes: Lifetimes,
+    /// What watchers are told, and how.
+    pub watch: Watch,
     /// Seals page tokens in place of the accounts' secrets.
     pub page_token_key: Option<Secret>,
     /// Bounds a call with one answer.
@@ -59,6 +63,15 @@ pub enum Upstream {
     Twilio(Vec<Account>),
     /// The embedded sandbox, by its own account.
     Sandbox(sandbox::Settings),
+}
+
+/// What watchers are told, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    /// A watcher hears nothing for so long at most.
+    pub heartbeat: Duration,
+    /// So many events are kept to be resumed from.
+    pub events_kept: usize,
 }
 
 /// How the gateway stops.
@@ -209,6 +222,15 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
             max_response_bytes: sources
                 .required("upstream.max_response_bytes", |text| number(text, 1024, 1 << 30)),
             reload_interval: sources.required("secrets.reload_interval", limit),
+        },
+        lifetimes: Lifetimes {
+            with_events: sources.required("cache.ttl", duration),
+            without_events: sources.required("cache.ttl_without_events", duration),
+            live_window: sources.required("events.live_window", limit),
+        },
+        watch: Watch {
+            heartbeat: sources.required("watch.heartbeat", limit),
+            events_kept: sources.required("watch.events_kept", |text| number(text, 2, 1_000_000)),
         },
         cache: CacheSettings {
             ttl: sources.required("cache.ttl", duration),

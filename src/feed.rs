@@ -58,6 +58,10 @@ pub enum Published {
     Outdated,
 }
 
+/// The event could not be handed on, for a reason that passes: it has to come again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotPublished;
+
 /// Events after the place are gone, or it is none of this feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expired;
@@ -103,7 +107,9 @@ impl Feed {
     }
 
     /// Tells the watchers, unless it was told before or is outdated.
-    pub fn publish(&self, event: Event) -> Published {
+    // It waits for nothing yet: a bus between replicas will.
+    #[allow(clippy::unused_async)]
+    pub async fn publish(&self, event: Event) -> Result<Published, NotPublished> {
         let mut state = self.state();
         let published = state.order.judge(&event);
         if published == Published::Told {
@@ -112,7 +118,7 @@ impl Feed {
             // Within the lock, so that no watcher sees an older place after a newer one.
             self.shared.latest.send_replace(position);
         }
-        published
+        Ok(published)
     }
 
     /// A watcher of what comes after the place, or from now on.

@@ -94,6 +94,11 @@ impl Accounts {
         Self { default, known }
     }
 
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = AccountId> + '_ {
+        self.known.iter().cloned()
+    }
+
     /// The account of a request that names none.
     pub fn default_account(&self) -> AccountId {
         self.default.clone()

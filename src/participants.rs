@@ -21,13 +21,13 @@ use tokio_util::task::TaskTracker;
 
 pub use events::{Watch, WatchFilter};
 pub use fields::is_set;
-pub use freshness::Freshness;
+pub use freshness::{Freshness, Lifetimes};
 pub use page_token::{InvalidPageToken, Listed, PageTokens};
 pub use stream::Streamed;
 
 pub use crate::cache::Settings as CacheSettings;
 use crate::cache::{self, Aliases, Cache, Outcomes};
-pub use crate::feed::{Event, Feed, Position, Published, Told};
+pub use crate::feed::{Event, Feed, NotPublished, Position, Published, Told};
 use crate::proto::{CacheStatus, Participant};
 use crate::telemetry::Metrics;
 use crate::twilio::{self, Twilio};

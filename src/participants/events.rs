@@ -4,15 +4,16 @@ use std::collections::{HashSet, VecDeque};
 
 use super::writes::people;
 use super::{Error, Event, Participants, Position, Published, Told};
-use crate::feed::Subscription;
+use crate::feed::{NotPublished, Subscription};
 use crate::ids::{AccountId, ApiVersion, Segment};
 use crate::proto::ParticipantEventType;
 
 impl Participants {
-    /// Forgets what the event makes stale, then tells the watchers.
-    pub fn apply(&self, event: Event) -> Published {
+    /// Forgets what the event makes stale, then tells the watchers. It fails where the event could not be handed on, and
+    /// then has to come again.
+    pub async fn apply(&self, event: Event) -> Result<Published, NotPublished> {
         self.forget_after(&event);
-        self.feed.publish(event)
+        self.feed.publish(event).await
     }
 
     fn forget_after(&self, event: &Event) {

@@ -32,7 +32,9 @@ pub struct Lifetimes {
 
 impl Freshness {
     /// Of these accounts; none of their sources is live yet.
-    pub fn new(lifetimes: Lifetimes, accounts: impl IntoIterator<Item = AccountId>) -> Self {
+    pub fn new(mut lifetimes: Lifetimes, accounts: impl IntoIterator<Item = AccountId>) -> Self {
+        // The cache keeps nothing for longer.
+        lifetimes.without_events = lifetimes.without_events.min(lifetimes.with_events);
         let both = |account: AccountId| {
             [ApiVersion::V1, ApiVersion::V2]
                 .map(|version| ((account.clone(), version), AtomicU64::new(NEVER)))

@@ -128,7 +128,7 @@ impl Participants {
             }
         };
         // Events tell who joins and who leaves, not what else is told here: names, states, timers.
-        let max_age = self.max_age(max_age, self.freshness.lifetime_without_events());
+        let max_age = at_most(max_age, self.freshness.lifetime_without_events());
         let key = self.cache.key(Scope::Person(person.clone()), item);
         let reading = self.through_the_cache(key, max_age, load);
         let read = timeout_at(deadline, reading).await.unwrap_or(Err(Error::Deadline { sent: false }))?;
@@ -150,10 +150,6 @@ impl Participants {
         Page { content, next, previous }
     }
 
-    fn max_age(&self, asked: Option<Duration>, lifetime: Duration) -> Option<Duration> {
-        Some(asked.unwrap_or(lifetime).min(lifetime))
-    }
-
     /// One way to read for all: by SID through the cache; by unique name through it as soon as the SID is known. The
     /// deadline bounds the waiting, not the load.
     async fn read<F>(
@@ -167,8 +163,7 @@ impl Participants {
     where
         F: Future<Output = Result<Cached, twilio::Error>> + Send + 'static,
     {
-        let max_age =
-            self.max_age(max_age, self.freshness.lifetime(&conversation.account, conversation.version));
+        let max_age = at_most(max_age, self.freshness.lifetime(&conversation.account, conversation.version));
         let reading = async {
             let is_cached = !self.cache.never_serves(max_age);
             let by_sid = match conversation.is_unique_name() {
@@ -233,4 +228,9 @@ impl Participants {
         }
         Ok(loaded)
     }
+}
+
+/// How old the answer may be: as the caller asks, within the lifetime.
+fn at_most(asked: Option<Duration>, lifetime: Duration) -> Option<Duration> {
+    Some(asked.unwrap_or(lifetime).min(lifetime))
 }
