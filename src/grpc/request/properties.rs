@@ -269,6 +269,43 @@ proptest! {
     }
 
     #[test]
+    fn a_read_is_an_intent_or_is_refused_without_repeating_it(
+        conversation in option::of(conversation()), ids in vec(text(), 0..4), words in (text(), text(), text(), text()),
+        numbers in (any::<i32>(), any::<i32>()), age in option::of((any::<i64>(), any::<i32>())),
+    ) {
+        let (accounts, tokens) = (accounts(), PageTokens::new([]));
+        let (page_token, service_id, identity, address) = words;
+        let (page_size, api_version) = numbers;
+        let max_age = age.map(|(seconds, nanos)| prost_types::Duration { seconds, nanos });
+        let read_options = Some(ReadOptions { max_age });
+        let participant_id = ids.first().cloned().unwrap_or_default();
+        let get = proto::GetParticipantRequest {
+            conversation: conversation.clone(), participant_id: participant_id.clone(), read_options,
+        };
+        let batch = proto::BatchGetParticipantsRequest {
+            conversation: conversation.clone(), participant_ids: ids, read_options, return_partial_success: true,
+        };
+        let delete = proto::DeleteParticipantRequest { conversation: conversation.clone(), participant_id, webhook_enabled: None };
+        let find = proto::ListParticipantConversationsRequest {
+            service_id, api_version, identity, address, page_size, read_options, ..Default::default()
+        };
+        let create = proto::CreateParticipantRequest { conversation, request_id: page_token, ..Default::default() };
+        let refusals = [
+            super::get(get, &accounts).err(),
+            super::batch_get(batch, &accounts).err(),
+            super::delete(delete, &accounts).err(),
+            super::list_conversations(find, &accounts, &tokens).err(),
+            super::create(create, &accounts).err(),
+        ];
+        for refused in refusals.into_iter().flatten() {
+            let status = tonic::Status::from(refused);
+            prop_assert_eq!(status.code(), tonic::Code::InvalidArgument);
+            prop_assert!(!format!("{status:?}").contains(PLANTED), "{:?}", status);
+            prop_assert!(!String::from_utf8_lossy(status.details()).contains(PLANTED), "{:?}", status);
+        }
+    }
+
+    #[test]
     fn what_the_version_carries_is_accepted(
         (version, participant) in version().prop_flat_map(|version| (Just(version), legal_participant(version))),
     ) {
