@@ -1,7 +1,6 @@
 //! The heart: reads, writes, and what they mean for each other. Here, and nowhere else, the cache and Twilio meet: `reads`
 //! go through the cache, and every one of the `writes` forgets there what it touches.
 
-mod agreement;
 mod cached;
 mod fields;
 mod page_token;

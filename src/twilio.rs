@@ -5,6 +5,7 @@
 //! contract's messages.
 
 mod account;
+mod agreement;
 mod drift;
 mod error;
 mod http;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 pub use account::{Account, Client, Credentials, Secret, SecretFileError};
+pub use agreement::{Agreement, Caller};
 pub use error::{Broken, Cause, Error, NoToken, Operation, Problem, Subject, THROTTLED};
 pub use prepared::Prepared;
 
@@ -72,7 +74,8 @@ pub struct Settings {
 pub struct Budget {
     /// No attempt goes on after it.
     pub until: Instant,
-    /// No further attempt begins after it: the deadline of the call that asked, which may be earlier.
+    /// No further attempt begins after it, and of a write no attempt at all: the deadline of the call that asked, which may
+    /// be earlier.
     pub retry_until: Instant,
 }
 
@@ -276,24 +279,30 @@ impl Twilio {
         Ok(Prepared { request: Some(request) })
     }
 
-    /// Sends a prepared write; `None` where there is nothing to send.
-    pub async fn write(&self, prepared: Prepared) -> Result<Option<Participant>, Error> {
+    /// Sends a prepared write, unless it is given up before; `None` where there is nothing to send.
+    pub async fn write(
+        &self,
+        prepared: Prepared,
+        agreement: &Agreement,
+    ) -> Result<Option<Participant>, Error> {
         match prepared.request {
             None => Ok(None),
-            Some(request) => self.participant(request).await.map(Some),
+            Some(request) => self.participant(request.agreed(agreement)).await.map(Some),
         }
     }
 
-    /// Removes a participant of a v1 conversation; v2 has no such request. The key must hold a SID, not an identity.
+    /// Removes a participant of a v1 conversation, unless that is given up before; v2 has no such request. The key must hold
+    /// a SID, not an identity.
     pub async fn delete(
         &self,
         key: &ParticipantKey,
         webhook_enabled: Option<bool>,
         budget: Budget,
+        agreement: &Agreement,
     ) -> Result<(), Error> {
         let mut request = self.request(Operation::Delete, &key.conversation, Some(&key.id), budget)?;
         request.webhook_enabled = webhook_enabled;
-        self.http.send(request).await.map(|_| ())
+        self.http.send(request.agreed(agreement)).await.map(|_| ())
     }
 
     async fn participant(&self, request: Request) -> Result<Participant, Error> {

@@ -3,13 +3,12 @@
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument as _, info, warn};
 
-use super::agreement::{Agreement, Caller};
 use super::cached::sid_of;
 use super::{Error, Participants};
 use crate::cache::{Claim, Settled, Slot};
 use crate::ids::{ApiVersion, Conversation, ParticipantKey, Person, RequestId, Segment};
 use crate::proto::{Address, Channel, Participant, UpstreamRequest};
-use crate::twilio::{self, Create, Prepared, Twilio, Update};
+use crate::twilio::{self, Agreement, Caller, Create, Prepared, Twilio, Update};
 
 impl Participants {
     /// What a create would send.
@@ -80,9 +79,8 @@ impl Participants {
         prepared: Prepared,
         agreement: &Agreement,
     ) -> Result<Participant, Error> {
-        agreement.send()?;
         let sent = Instant::now();
-        let result = match self.twilio.write(prepared).await {
+        let result = match self.twilio.write(prepared, agreement).await {
             Ok(created) => created.ok_or(Error::Bug),
             Err(error) if error.leaves_the_outcome_open() => {
                 self.find_created(conversation, &create.participant, sent, error).await
@@ -121,7 +119,9 @@ impl Participants {
                 ApiVersion::V1 => None,
                 ApiVersion::V2 => participants.turns.take(&key).await,
             };
-            agreement.still_wanted()?;
+            if agreement.is_given_up() {
+                return Err(Error::Deadline { sent: false });
+            }
             let (key, current) = participants.current(key, &update, deadline).await?;
             let budget = participants.twilio.budget(deadline);
             let prepared = participants.twilio.prepare_update(&key, &update, current.as_ref(), budget)?;
@@ -169,8 +169,7 @@ impl Participants {
         prepared: Prepared,
         agreement: &Agreement,
     ) -> Result<Participant, Error> {
-        agreement.send()?;
-        let result = match self.twilio.write(prepared).await {
+        let result = match self.twilio.write(prepared, agreement).await {
             Ok(updated) => updated.ok_or(Error::Bug),
             Err(error) if error.leaves_the_outcome_open() => self.find_updated(&key, &update, error).await,
             Err(error) => Err(error.into()),
@@ -199,8 +198,7 @@ impl Participants {
                 None
             };
             let key = by_id(key, current.as_ref())?;
-            agreement.send()?;
-            let result = twilio.delete(&key, webhook_enabled, twilio.budget(deadline)).await;
+            let result = twilio.delete(&key, webhook_enabled, twilio.budget(deadline), &agreement).await;
             let result = result.map_err(Error::from);
             participants.forget(&key.conversation, &[current.as_ref()], &[], &result).await;
             result
@@ -209,7 +207,7 @@ impl Participants {
     }
 
     /// Runs a write in a task of its own: once it was sent, neither a caller that goes away nor its deadline may cut it,
-    /// and the cache has to forget when it ends. Before that, the deadline ends it.
+    /// and the cache has to forget when it ends. Before that, the deadline gives it up.
     async fn detached<T, F>(&self, deadline: Instant, write: impl FnOnce(Agreement) -> F) -> Result<T, Error>
     where
         T: Send + 'static,
@@ -227,6 +225,10 @@ impl Participants {
         let task = self.tasks.spawn(task.in_current_span());
         let caller = Caller(agreement);
         match timeout_at(deadline, task).await {
+            // A wait for credentials that the deadline ended, too.
+            Ok(Ok(Err(error))) if error.is_unprocessed() && Instant::now() >= deadline => {
+                Err(Error::Deadline { sent: false })
+            }
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Error::Bug),
             Err(_) => Err(Error::Deadline { sent: caller.0.give_up() }),

@@ -100,6 +100,11 @@ impl SignIn {
         Self { credentials, offer, asked: AtomicU64::new(0), wake: Notify::new() }
     }
 
+    /// What to send first. Where there is nothing, it waits for the upkeep to look, but not beyond `until`.
+    pub(in crate::twilio) async fn first(&self, until: Instant) -> Result<HeaderValue, NoToken> {
+        self.next(&[], until).await.map_err(|why| why.unwrap_or(NoToken::Unavailable("timed_out")))
+    }
+
     /// What to send after these were refused. Where there is nothing else, it waits for the upkeep to look, but not beyond
     /// `until`; then it tells why there is no token, if one is missing.
     pub(in crate::twilio) async fn next(
