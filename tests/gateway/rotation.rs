@@ -251,6 +251,23 @@ on_both_versions! {
         Kind::AuthToken.accept(&gateway.sandbox, "sandbox").await;
         read(&mut gateway, face).await.unwrap();
     }
+
+    /// Such as those of a key that lacks a permission: the calls to the other API, which go well, change nothing about it.
+    async fn a_secret_that_one_api_refuses_is_waited_for_once(face) {
+        let mount = Mount::new("sandbox");
+        let mut gateway = Kind::AuthToken.start(&mount, "20ms").await;
+        let other = if face == Face::V1 { Face::V2 } else { Face::V1 };
+        gateway.sandbox.fault(json!({ "match": { "api": face.api() }, "status": 401, "code": 20003 })).await;
+        let rejected = (Code::FailedPrecondition, "UPSTREAM_CREDENTIALS_REJECTED".into());
+        assert_eq!(told(&read(&mut gateway, face).await.unwrap_err()), rejected);
+        for _ in 0..3 {
+            read(&mut gateway, other).await.unwrap();
+            gateway.sandbox.forget_requests().await;
+            let at_once = timeout(Duration::from_secs(4), read(&mut gateway, face)).await;
+            assert_eq!(told(&at_once.expect("it does not wait again").unwrap_err()), rejected);
+            assert_eq!(gateway.sandbox.count().await, 1);
+        }
+    }
 }
 
 /// What a load came to.

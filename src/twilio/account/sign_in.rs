@@ -1,8 +1,11 @@
-//! What the requests of one account send as `authorization`: the best that there is, and another after a 401.
+//! What the requests of one account send to one API as `authorization`: the best that there is, and another after a 401.
+//!
+//! What one API refuses the other may take, by permission or audience, so each has its own marks. The credentials are the same.
 //!
 //! Reading it costs a request next to nothing. Only one that was refused, or that finds nothing to send, asks the account's
 //! upkeep for more, and all who ask at the same time are served by one answer.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::HeaderValue;
@@ -13,13 +16,14 @@ use super::Credentials;
 use super::secret::KEPT;
 use crate::twilio::error::NoToken;
 
-/// How one account signs in.
+/// How one account signs in to one API.
 pub(in crate::twilio) struct SignIn {
     pub(super) credentials: Credentials,
     pub(super) offer: watch::Sender<Offer>,
     /// How many have asked the upkeep for more.
     pub(super) asked: AtomicU64,
-    pub(super) wake: Notify,
+    /// That of the account's upkeep, which serves both APIs.
+    pub(super) wake: Arc<Notify>,
 }
 
 /// What there is to send.
@@ -28,7 +32,7 @@ pub(super) struct Offer {
     candidates: Vec<Candidate>,
     /// So many of the first are in use; the others are older.
     in_use: usize,
-    /// Whether waiting for a file to change was of no avail, and Twilio has taken nothing since.
+    /// Whether waiting for a file to change was of no avail, and since then none has changed and Twilio has taken nothing.
     pub(super) is_hopeless: bool,
     /// So many of those who asked have their answer: there is nothing but this.
     pub(super) answered: u64,
@@ -93,11 +97,17 @@ impl Offer {
 }
 
 impl SignIn {
-    pub(in crate::twilio) fn new(credentials: Credentials) -> Self {
+    /// For v1 and for v2.
+    pub(in crate::twilio) fn pair(credentials: &Credentials) -> [Arc<Self>; 2] {
+        let wake = Arc::new(Notify::new());
+        [(); 2].map(|()| Arc::new(Self::new(credentials.clone(), wake.clone())))
+    }
+
+    fn new(credentials: Credentials, wake: Arc<Notify>) -> Self {
         let mut offer = Offer::default();
         offer.replace(credentials.basic(), KEPT);
         let offer = watch::Sender::new(offer);
-        Self { credentials, offer, asked: AtomicU64::new(0), wake: Notify::new() }
+        Self { credentials, offer, asked: AtomicU64::new(0), wake }
     }
 
     /// What to send first. Where there is nothing, it waits for the upkeep to look, but not beyond `until`.
@@ -183,7 +193,7 @@ mod tests {
         std::fs::write(file.path(), "secret").unwrap();
         let passwords = vec![Secret::read("a test", file.path(), 1).unwrap()];
         let user = Secret::new("a test", "AC1");
-        let sign_in = SignIn::new(Credentials::Basic { user, passwords });
+        let sign_in = SignIn::new(Credentials::Basic { user, passwords }, Arc::default());
         for value in ["old", "new"] {
             sign_in.offer.send_modify(|offer| offer.replace(values(&[value]), 2));
         }

@@ -1,6 +1,5 @@
 //! Keeps what an account signs in with: reads the files of its secrets again, and renews its access token ahead of its end.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 /// The upkeep of one account.
 pub(in crate::twilio) struct Upkeep<'a> {
     pub(in crate::twilio) account: &'a AccountId,
-    pub(in crate::twilio) sign_in: Arc<SignIn>,
+    pub(in crate::twilio) apis: [&'a SignIn; 2],
     pub(in crate::twilio) http: &'a Http,
     /// How often files are read.
     pub(in crate::twilio) every: Duration,
@@ -43,47 +42,60 @@ struct State {
     /// Not before it is the token endpoint asked again.
     not_before: Instant,
     failures: u32,
-    /// Until when calls wait for a file to change.
-    grace: Option<Instant>,
+    /// Of each API: until when calls wait for a file to change.
+    graces: [Option<Instant>; 2],
 }
 
 impl Upkeep<'_> {
     /// Goes on until the token is cancelled.
     pub(in crate::twilio) async fn run(self, end: CancellationToken) {
         let now = Instant::now();
-        let mut state = State { renew_at: now, not_before: now, failures: 0, grace: None };
+        let mut state = State { renew_at: now, not_before: now, failures: 0, graces: [None; 2] };
         while end.run_until_cancelled(self.round(&mut state)).await.is_some() {}
     }
 
     async fn round(&self, state: &mut State) {
         // Before it looks: whoever asks from here on is served by the next round.
-        let asked = self.sign_in.asked.load(Ordering::SeqCst);
-        let has_changed = self.reload().await;
-        match &self.sign_in.credentials {
-            Credentials::Basic { .. } if has_changed => {
-                let in_use = self.sign_in.credentials.basic();
-                self.sign_in.offer.send_modify(|offer| offer.replace(in_use, KEPT));
-            }
-            Credentials::Basic { .. } => {}
-            Credentials::OAuth(client) => {
-                if has_changed {
-                    (state.not_before, state.failures) = (Instant::now(), 0);
-                }
-                self.renew_if_due(client, state).await;
+        let asked = self.apis.map(|api| api.asked.load(Ordering::SeqCst));
+        if self.reload().await {
+            (state.not_before, state.failures) = (Instant::now(), 0);
+            self.offer(|offer| offer.is_hopeless = false);
+            if let Credentials::Basic { .. } = self.credentials() {
+                self.offer(|offer| offer.replace(self.credentials().basic(), KEPT));
             }
         }
-        if !self.answer(asked, state) {
+        if let Credentials::OAuth(client) = self.credentials() {
+            self.renew_if_due(client, state).await;
+        }
+        let is_answered = [0, 1].map(|api| self.answer(api, asked[api], state));
+        if is_answered.contains(&false) {
             return sleep(POLL).await;
         }
         tokio::select! {
-            () = self.sign_in.wake.notified() => {}
+            () = self.apis[0].wake.notified() => {}
             () = sleep_until(self.next_round(state)) => {}
         }
     }
 
+    /// Those of both APIs.
+    fn credentials(&self) -> &Credentials {
+        &self.apis[0].credentials
+    }
+
+    fn offer(&self, change: impl Fn(&mut Offer)) {
+        for api in self.apis {
+            api.offer.send_modify(&change);
+        }
+    }
+
+    /// Whether each API has something that it has not refused.
+    fn is_good(&self) -> bool {
+        self.apis.iter().all(|api| api.offer.borrow().is_good())
+    }
+
     async fn reload(&self) -> bool {
         let mut has_changed = false;
-        for part in self.sign_in.credentials.parts() {
+        for part in self.credentials().parts() {
             has_changed |= part.reload(self.metrics).await;
         }
         has_changed
@@ -91,7 +103,7 @@ impl Upkeep<'_> {
 
     async fn renew_if_due(&self, client: &Client, state: &mut State) {
         let now = Instant::now();
-        let is_due = now >= state.renew_at || !self.sign_in.offer.borrow().is_good();
+        let is_due = now >= state.renew_at || !self.is_good();
         if !is_due || now < state.not_before {
             return;
         }
@@ -106,8 +118,8 @@ impl Upkeep<'_> {
                 state.not_before = now + MIN_TOKEN_AGE;
                 // Well ahead of its end, and replicas not all at once.
                 state.renew_at = now + token.life.mul_f64(0.7 + 0.2 * HasherRng::new().next_f64());
-                self.sign_in.offer.send_modify(|offer| {
-                    offer.replace(vec![token.authorization], 1);
+                self.offer(|offer| {
+                    offer.replace(vec![token.authorization.clone()], 1);
                     offer.failure = None;
                 });
             }
@@ -117,33 +129,33 @@ impl Upkeep<'_> {
                 }
                 state.failures = state.failures.saturating_add(1);
                 state.not_before = now + backoff(state.failures);
-                self.sign_in.offer.send_modify(|offer| offer.failure = Some(failure));
+                self.offer(|offer| offer.failure = Some(failure));
             }
         }
     }
 
-    /// Tells those who had asked by then that this is all that there is; or does not, where they had better wait.
-    fn answer(&self, asked: u64, state: &mut State) -> bool {
-        let now = Instant::now();
-        let is_token_young = matches!(self.sign_in.credentials, Credentials::OAuth(_))
+    /// Tells those who had asked for this API by then that this is all that there is; or does not, where they had better wait.
+    fn answer(&self, api: usize, asked: u64, state: &mut State) -> bool {
+        let (sign_in, now) = (self.apis[api], Instant::now());
+        let is_token_young = matches!(sign_in.credentials, Credentials::OAuth(_))
             && state.failures == 0
             && now < state.not_before;
-        self.sign_in.offer.send_if_modified(|offer| {
+        let grace = &mut state.graces[api];
+        sign_in.offer.send_if_modified(|offer| {
             if asked == offer.answered {
                 return true;
             }
             if offer.is_good() {
                 // Whatever was refused, the credentials were not the reason.
-                state.grace = None;
+                *grace = None;
             } else if is_token_young {
                 return false;
-            } else if !offer.is_hopeless && self.sign_in.has_files() && !is_endpoint_down(offer) {
-                let grace = *state.grace.get_or_insert(now + GRACE);
-                if now < grace {
+            } else if !offer.is_hopeless && sign_in.has_files() && !is_endpoint_down(offer) {
+                if now < *grace.get_or_insert(now + GRACE) {
                     return false;
                 }
-                // From now on calls fail at once, until one succeeds again.
-                (offer.is_hopeless, state.grace) = (true, None);
+                // From now on calls fail at once, until one succeeds again or a file changes.
+                (offer.is_hopeless, *grace) = (true, None);
             }
             offer.answered = asked;
             true
@@ -152,11 +164,10 @@ impl Upkeep<'_> {
 
     fn next_round(&self, state: &State) -> Instant {
         let files = Instant::now() + self.every;
-        match self.sign_in.credentials {
+        match self.credentials() {
             Credentials::Basic { .. } => files,
             Credentials::OAuth(_) => {
-                let is_good = self.sign_in.offer.borrow().is_good();
-                let due = if is_good { state.renew_at } else { Instant::now() };
+                let due = if self.is_good() { state.renew_at } else { Instant::now() };
                 files.min(due.max(state.not_before))
             }
         }
