@@ -326,17 +326,22 @@ impl Attempt {
     /// Twilio looks at the credentials first, so a request that it answers with 401 was not processed, and any method can
     /// be sent again at once with others.
     async fn send_with_credentials(&self, request: &Request) -> Result<Response, Error> {
-        let no_token = |why| request.error(Cause::NoToken(why));
+        let (began, no_token) = (Instant::now(), |why| request.error(Cause::NoToken(why)));
         let mut authorization = request.sign_in.first(request.patience()).await.map_err(no_token)?;
         let mut refused = Vec::new();
         loop {
             let result = self.send_as_agreed(request, &authorization, refused.len()).await;
             let next = match &result {
                 Err(error) if error.is_unauthorized() => {
+                    request.sign_in.refused(&authorization, began);
                     refused.push(authorization);
                     request.after(&refused).await
                 }
-                Ok(_) | Err(_) => Err(None),
+                Ok(_) => {
+                    request.sign_in.accepted(&authorization);
+                    Err(None)
+                }
+                Err(_) => Err(None),
             };
             match next {
                 Ok(other) => authorization = other,
@@ -345,7 +350,7 @@ impl Attempt {
         }
     }
 
-    /// Sends it unless it was given up, and tells those who want to know how that went: its caller and the account.
+    /// Sends it unless it was given up. `refused` attempts were refused for their credentials.
     async fn send_as_agreed(
         &self,
         request: &Request,
@@ -355,11 +360,6 @@ impl Attempt {
         request.begins()?;
         let result = self.send(request, authorization).instrument(span(request, refused)).await;
         request.ended(&result);
-        match &result {
-            Ok(_) => request.sign_in.accepted(authorization),
-            Err(error) if error.is_unauthorized() => request.sign_in.refused(authorization),
-            Err(_) => {}
-        }
         result
     }
 

@@ -20,7 +20,8 @@ use crate::twilio::http::Http;
 const GRACE: Duration = Duration::from_secs(5);
 /// How often it looks while calls wait.
 const POLL: Duration = Duration::from_millis(50);
-/// A token that is refused so soon after it was fetched is not renewed at once: its age is not the reason.
+/// A token that is refused so soon after it was fetched is not renewed at once: its age is not the reason. The pause grows
+/// where that happens again and again.
 const MIN_TOKEN_AGE: Duration = Duration::from_millis(250);
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
@@ -42,15 +43,24 @@ struct State {
     /// Not before it is the token endpoint asked again.
     not_before: Instant,
     failures: u32,
-    /// Of each API: until when calls wait for a file to change.
-    graces: [Option<Instant>; 2],
+    apis: [ApiState; 2],
+}
+
+/// What it remembers of one API.
+#[derive(Clone, Copy)]
+struct ApiState {
+    /// Not before it does the API get another token in place of one that it refused.
+    not_before: Instant,
+    /// Until when calls wait for a file to change.
+    grace: Option<Instant>,
 }
 
 impl Upkeep<'_> {
     /// Goes on until the token is cancelled.
     pub(in crate::twilio) async fn run(self, end: CancellationToken) {
         let now = Instant::now();
-        let mut state = State { renew_at: now, not_before: now, failures: 0, graces: [None; 2] };
+        let apis = [ApiState { not_before: now, grace: None }; 2];
+        let mut state = State { renew_at: now, not_before: now, failures: 0, apis };
         while end.run_until_cancelled(self.round(&mut state)).await.is_some() {}
     }
 
@@ -59,7 +69,8 @@ impl Upkeep<'_> {
         let asked = self.apis.map(|api| api.asked.load(Ordering::SeqCst));
         if self.reload().await {
             (state.not_before, state.failures) = (Instant::now(), 0);
-            self.offer(|offer| offer.is_hopeless = false);
+            self.offer(|offer| (offer.is_hopeless, offer.useless) = (false, 0));
+            state.apis.iter_mut().for_each(|api| api.not_before = state.not_before);
             if let Credentials::Basic { .. } = self.credentials() {
                 self.offer(|offer| offer.replace(self.credentials().basic(), KEPT));
             }
@@ -88,11 +99,6 @@ impl Upkeep<'_> {
         }
     }
 
-    /// Whether each API has something that it has not refused.
-    fn is_good(&self) -> bool {
-        self.apis.iter().all(|api| api.offer.borrow().is_good())
-    }
-
     async fn reload(&self) -> bool {
         let mut has_changed = false;
         for part in self.credentials().parts() {
@@ -102,9 +108,7 @@ impl Upkeep<'_> {
     }
 
     async fn renew_if_due(&self, client: &Client, state: &mut State) {
-        let now = Instant::now();
-        let is_due = now >= state.renew_at || !self.is_good();
-        if !is_due || now < state.not_before {
+        if Instant::now() < self.renewal(state) {
             return;
         }
         let result = client.token(self.http).await;
@@ -118,6 +122,10 @@ impl Upkeep<'_> {
                 state.not_before = now + MIN_TOKEN_AGE;
                 // Well ahead of its end, and replicas not all at once.
                 state.renew_at = now + token.life.mul_f64(0.7 + 0.2 * HasherRng::new().next_f64());
+                for (api, sign_in) in state.apis.iter_mut().zip(self.apis) {
+                    let useless = sign_in.offer.borrow().useless;
+                    api.not_before = if useless == 0 { now } else { now + backoff(useless) };
+                }
                 self.offer(|offer| {
                     offer.replace(vec![token.authorization.clone()], 1);
                     offer.failure = None;
@@ -139,8 +147,8 @@ impl Upkeep<'_> {
         let (sign_in, now) = (self.apis[api], Instant::now());
         let is_token_young = matches!(sign_in.credentials, Credentials::OAuth(_))
             && state.failures == 0
-            && now < state.not_before;
-        let grace = &mut state.graces[api];
+            && now < state.not_before.max(state.apis[api].not_before);
+        let grace = &mut state.apis[api].grace;
         sign_in.offer.send_if_modified(|offer| {
             if asked == offer.answered {
                 return true;
@@ -148,7 +156,7 @@ impl Upkeep<'_> {
             if offer.is_good() {
                 // Whatever was refused, the credentials were not the reason.
                 *grace = None;
-            } else if is_token_young {
+            } else if is_token_young && !offer.is_hopeless {
                 return false;
             } else if !offer.is_hopeless && sign_in.has_files() && !is_endpoint_down(offer) {
                 if now < *grace.get_or_insert(now + GRACE) {
@@ -166,11 +174,16 @@ impl Upkeep<'_> {
         let files = Instant::now() + self.every;
         match self.credentials() {
             Credentials::Basic { .. } => files,
-            Credentials::OAuth(_) => {
-                let due = if self.is_good() { state.renew_at } else { Instant::now() };
-                files.min(due.max(state.not_before))
-            }
+            Credentials::OAuth(_) => files.min(self.renewal(state)),
         }
+    }
+
+    /// When the next token is fetched: for its age, or for an API that has refused this one.
+    fn renewal(&self, state: &State) -> Instant {
+        let refused =
+            self.apis.iter().zip(&state.apis).filter(|(sign_in, _)| !sign_in.offer.borrow().is_good());
+        let due = refused.map(|(_, api)| api.not_before).fold(state.renew_at, Instant::min);
+        due.max(state.not_before)
     }
 }
 
