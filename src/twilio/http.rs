@@ -265,7 +265,8 @@ impl Http {
             // Twilio closes idle connections; one that it closes under a write costs an unknown outcome.
             .pool_idle_timeout(settings.pool_idle_timeout)
             .tcp_keepalive(Duration::from_secs(30))
-            // Only the stack below repeats requests: two places would multiply.
+            // Only the stack below repeats requests, and inside its attempts those that were refused with 401: a further
+            // place would multiply.
             .retry(reqwest::retry::never())
             .build()?;
         let drift = Drift::new(metrics.clone());

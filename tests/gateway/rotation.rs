@@ -3,7 +3,6 @@
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use participant_gateway::proto::*;
@@ -304,14 +303,13 @@ async fn call(gateway: &Gateway, duration: Duration) -> Tally {
 }
 
 async fn nth_call(mut client: Client, number: u32) -> Result<(), Status> {
-    static NEWCOMERS: AtomicU16 = AtomicU16::new(0);
     let face = if number.is_multiple_of(2) { Face::V1 } else { Face::V2 };
     let fresh = || ListParticipantsRequest { read_options: max_age(Duration::ZERO), ..face.list() };
     match number / 2 % 5 {
         0 | 1 => client.get_participant(face.get_fresh()).await.map(|_| ()),
         2 => client.update_participant(face.update(face.marked(&number.to_string()))).await.map(|_| ()),
         3 if number.is_multiple_of(3) => {
-            let newcomer = face.newcomer(NEWCOMERS.fetch_add(1, Ordering::Relaxed));
+            let newcomer = face.newcomer(u16::try_from(number).expect("a load has a few thousand calls"));
             client.create_participant(face.create(newcomer)).await.map(|_| ())
         }
         _ => client.list_participants(fresh()).await.map(|_| ()),
