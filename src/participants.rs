@@ -1,7 +1,6 @@
 //! The heart: reads, writes, and what they mean for each other. Here, and nowhere else, the cache and Twilio meet: `reads`
 //! go through the cache, and every one of the `writes` forgets there what it touches.
 
-mod agreement;
 mod cached;
 mod events;
 mod fields;
@@ -74,9 +73,9 @@ pub enum Error {
 
 impl Error {
     /// Whether nothing was done, for a reason that passes: a repetition with the same request id may do it.
-    fn frees_the_request_id(&self) -> bool {
+    fn nothing_was_done(&self) -> bool {
         match self {
-            Self::Upstream(error) => error.frees_the_request_id(),
+            Self::Upstream(error) => error.nothing_was_done(),
             Self::Deadline { sent } => !sent,
             Self::NotSupported
             | Self::EndlessPages

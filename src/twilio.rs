@@ -5,6 +5,7 @@
 //! contract's messages.
 
 mod account;
+mod agreement;
 mod drift;
 mod error;
 mod http;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 pub use account::{Account, Client, Credentials, Secret, SecretFileError};
+pub use agreement::{Agreement, Caller};
 pub use error::{Broken, Cause, Error, NoToken, Operation, Problem, Subject, THROTTLED};
 pub use prepared::Prepared;
 
@@ -72,7 +74,8 @@ pub struct Settings {
 pub struct Budget {
     /// No attempt goes on after it.
     pub until: Instant,
-    /// No further attempt begins after it: the deadline of the call that asked, which may be earlier.
+    /// No further attempt begins after it, and of a write no attempt at all: the deadline of the call that asked, which may
+    /// be earlier.
     pub retry_until: Instant,
 }
 
@@ -129,9 +132,14 @@ pub struct Twilio {
 
 /// What a request needs to know of its account.
 struct Endpoint {
+    v1: Api,
+    v2: Api,
+}
+
+/// What it needs to know of one of the account's two APIs.
+struct Api {
     sign_in: Arc<SignIn>,
-    v1_url: Url,
-    v2_url: Url,
+    url: Url,
 }
 
 /// The client could not be made.
@@ -146,8 +154,10 @@ impl Twilio {
     /// A client for these accounts; nothing is sent yet.
     pub fn new(settings: &Settings, accounts: Vec<Account>, metrics: Metrics) -> Result<Self, BuildError> {
         let endpoint = |account: Account| {
-            let sign_in = Arc::new(SignIn::new(account.credentials));
-            (account.id, Endpoint { sign_in, v1_url: account.v1_url, v2_url: account.v2_url })
+            let [v1, v2] = SignIn::pair(&account.credentials);
+            let v1 = Api { sign_in: v1, url: account.v1_url };
+            let v2 = Api { sign_in: v2, url: account.v2_url };
+            (account.id, Endpoint { v1, v2 })
         };
         Ok(Self {
             http: http::Http::new(settings, metrics.clone())?,
@@ -161,12 +171,13 @@ impl Twilio {
     /// Keeps up to date what the accounts sign in with, until the token is cancelled. Without it no file of a secret is
     /// read again, and there is no access token.
     pub async fn upkeep(&self, end: CancellationToken) {
-        let upkeep = |(account, endpoint): (_, &Endpoint)| {
-            let (sign_in, http, metrics) = (endpoint.sign_in.clone(), &self.http, &self.metrics);
-            let upkeep = Upkeep { account, sign_in, http, every: self.reload_interval, metrics };
+        let upkeeps = self.accounts.iter().map(|(account, endpoint)| {
+            let apis = [&endpoint.v1, &endpoint.v2].map(|api| &*api.sign_in);
+            let (http, metrics) = (&self.http, &self.metrics);
+            let upkeep = Upkeep { account, apis, http, every: self.reload_interval, metrics };
             upkeep.run(end.clone())
-        };
-        join_all(self.accounts.iter().map(upkeep)).await;
+        });
+        join_all(upkeeps).await;
     }
 
     /// The budget of a request on behalf of a call that may repeat it until `deadline`.
@@ -276,24 +287,30 @@ impl Twilio {
         Ok(Prepared { request: Some(request) })
     }
 
-    /// Sends a prepared write; `None` where there is nothing to send.
-    pub async fn write(&self, prepared: Prepared) -> Result<Option<Participant>, Error> {
+    /// Sends a prepared write, unless it is given up before; `None` where there is nothing to send.
+    pub async fn write(
+        &self,
+        prepared: Prepared,
+        agreement: &Agreement,
+    ) -> Result<Option<Participant>, Error> {
         match prepared.request {
             None => Ok(None),
-            Some(request) => self.participant(request).await.map(Some),
+            Some(request) => self.participant(request.agreed(agreement)).await.map(Some),
         }
     }
 
-    /// Removes a participant of a v1 conversation; v2 has no such request. The key must hold a SID, not an identity.
+    /// Removes a participant of a v1 conversation, unless that is given up before; v2 has no such request. The key must hold
+    /// a SID, not an identity.
     pub async fn delete(
         &self,
         key: &ParticipantKey,
         webhook_enabled: Option<bool>,
         budget: Budget,
+        agreement: &Agreement,
     ) -> Result<(), Error> {
         let mut request = self.request(Operation::Delete, &key.conversation, Some(&key.id), budget)?;
         request.webhook_enabled = webhook_enabled;
-        self.http.send(request).await.map(|_| ())
+        self.http.send(request.agreed(agreement)).await.map(|_| ())
     }
 
     async fn participant(&self, request: Request) -> Result<Participant, Error> {
@@ -339,12 +356,12 @@ impl Twilio {
             |violation| Error { operation, version, cause: Cause::Unsupported(vec![violation]) };
         let endpoint = self.accounts.get(account);
         let endpoint = endpoint.expect("requests and clients come from one set of accounts");
-        let base = match version {
-            ApiVersion::V1 => &endpoint.v1_url,
-            ApiVersion::V2 => &endpoint.v2_url,
+        let Api { sign_in, url } = match version {
+            ApiVersion::V1 => &endpoint.v1,
+            ApiVersion::V2 => &endpoint.v2,
         };
-        let url = http::url(base, &route.segments).map_err(unsupported)?;
-        let sign_in = endpoint.sign_in.clone();
+        let url = http::url(url, &route.segments).map_err(unsupported)?;
+        let sign_in = sign_in.clone();
         Ok(Request::new((operation, version), subject, (method, url), route.template, sign_in, budget))
     }
 }

@@ -134,6 +134,7 @@ fn of_upstream(error: &twilio::Error) -> Failure {
         Cause::NotSent(_) | Cause::NoToken(NoToken::Unavailable(_)) => {
             Failure::new(row(Reason::UpstreamUnavailable))
         }
+        Cause::GivenUp => Failure::new(row(Reason::Deadline)),
         Cause::NoToken(NoToken::Refused(status)) => {
             let mut failure = Failure::new(row(Reason::UpstreamCredentialsRejected));
             failure.about("http_status", Some(status.as_u16()));

@@ -5,13 +5,12 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument as _, info, warn};
 
-use super::agreement::{Agreement, Caller};
 use super::cached::{bytes, sid_of};
 use super::{Error, Participants};
 use crate::cache::{Claim, Kept, Settled, Slot};
 use crate::ids::{ApiVersion, Conversation, ParticipantKey, Person, RequestId, Segment};
 use crate::proto::{Address, Channel, Participant, UpstreamRequest};
-use crate::twilio::{self, Create, Prepared, Twilio, Update};
+use crate::twilio::{self, Agreement, Caller, Create, Prepared, Twilio, Update};
 
 /// The contract's promise for request ids. Outcomes are of the size of a participant, 1 to 6 KiB.
 pub(super) const KEPT_OUTCOMES: Kept<Result<Participant, Error>> =
@@ -72,14 +71,13 @@ impl Participants {
     ) -> Result<Participant, Error> {
         let participants = self.clone();
         let write = move |agreement: Agreement| async move {
-            agreement.send()?;
             if let Some(slot) = &slot {
                 slot.begin();
             }
-            let result = participants.send_create(&conversation, &create, prepared).await;
+            let result = participants.send_create(&conversation, &create, prepared, &agreement).await;
             match (slot, &result) {
                 (None, _) => {}
-                (Some(slot), Err(error)) if error.frees_the_request_id() => slot.release().await,
+                (Some(slot), Err(error)) if error.nothing_was_done() => slot.release().await,
                 (Some(slot), outcome) => slot.settle(outcome.clone()).await,
             }
             result
@@ -92,9 +90,10 @@ impl Participants {
         conversation: &Conversation,
         create: &Create,
         prepared: Prepared,
+        agreement: &Agreement,
     ) -> Result<Participant, Error> {
         let sent = Instant::now();
-        let result = match self.twilio.write(prepared).await {
+        let result = match self.twilio.write(prepared, agreement).await {
             Ok(created) => created.ok_or(Error::Bug),
             Err(error) if error.leaves_the_outcome_open() => {
                 self.find_created(conversation, &create.participant, sent, error).await
@@ -133,7 +132,9 @@ impl Participants {
                 ApiVersion::V1 => None,
                 ApiVersion::V2 => participants.turns.take(&key).await,
             };
-            agreement.still_wanted()?;
+            if agreement.is_given_up() {
+                return Err(Error::Deadline { sent: false });
+            }
             let (key, current) = participants.current(key, &update, deadline).await?;
             let budget = participants.twilio.budget(deadline);
             let prepared = participants.twilio.prepare_update(&key, &update, current.as_ref(), budget)?;
@@ -181,8 +182,7 @@ impl Participants {
         prepared: Prepared,
         agreement: &Agreement,
     ) -> Result<Participant, Error> {
-        agreement.send()?;
-        let result = match self.twilio.write(prepared).await {
+        let result = match self.twilio.write(prepared, agreement).await {
             Ok(updated) => updated.ok_or(Error::Bug),
             Err(error) if error.leaves_the_outcome_open() => self.find_updated(&key, &update, error).await,
             Err(error) => Err(error.into()),
@@ -211,8 +211,7 @@ impl Participants {
                 None
             };
             let key = by_id(key, current.as_ref())?;
-            agreement.send()?;
-            let result = twilio.delete(&key, webhook_enabled, twilio.budget(deadline)).await;
+            let result = twilio.delete(&key, webhook_enabled, twilio.budget(deadline), &agreement).await;
             let result = result.map_err(Error::from);
             participants.forget(&key.conversation, &[current.as_ref()], &[], &result).await;
             result
@@ -221,7 +220,7 @@ impl Participants {
     }
 
     /// Runs a write in a task of its own: once it was sent, neither a caller that goes away nor its deadline may cut it,
-    /// and the cache has to forget when it ends. Before that, the deadline ends it.
+    /// and the cache has to forget when it ends. Before that, the deadline gives it up.
     async fn detached<T, F>(&self, deadline: Instant, write: impl FnOnce(Agreement) -> F) -> Result<T, Error>
     where
         T: Send + 'static,
@@ -239,6 +238,10 @@ impl Participants {
         let task = self.tasks.spawn(task.in_current_span());
         let caller = Caller(agreement);
         match timeout_at(deadline, task).await {
+            // A wait for credentials that the deadline ended, too.
+            Ok(Ok(Err(error))) if error.nothing_was_done() && Instant::now() >= deadline => {
+                Err(Error::Deadline { sent: false })
+            }
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Error::Bug),
             Err(_) => Err(Error::Deadline { sent: caller.0.give_up() }),

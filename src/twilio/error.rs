@@ -62,6 +62,8 @@ pub enum Cause {
     Answered(Box<Problem>),
     /// The request never left, because the account has no OAuth access token.
     NoToken(NoToken),
+    /// The request never left: nobody waits for what it writes any more.
+    GivenUp,
     /// The request never left: connection refused, name not resolved, TLS failed.
     NotSent(reqwest::Error),
     /// The connection broke after the request was, or may have been, sent.
@@ -156,6 +158,7 @@ impl Error {
         match &self.cause {
             Cause::Answered(problem) => problem.retry_after,
             Cause::NoToken(_)
+            | Cause::GivenUp
             | Cause::NotSent(_)
             | Cause::Cut(_)
             | Cause::TimedOut
@@ -173,7 +176,10 @@ impl Error {
             Cause::Answered(_) | Cause::Cut(_) | Cause::TimedOut => {
                 self.may_have_been_processed() && self.operation.is_repeatable()
             }
-            Cause::NoToken(NoToken::Refused(_)) | Cause::Broken(_) | Cause::Unsupported(_) => false,
+            Cause::NoToken(NoToken::Refused(_))
+            | Cause::GivenUp
+            | Cause::Broken(_)
+            | Cause::Unsupported(_) => false,
         }
     }
 
@@ -183,7 +189,7 @@ impl Error {
             Cause::Answered(problem) => problem.status.is_server_error() && !problem.is_unprocessed(),
             // The answer may be broken, but it is one.
             Cause::Cut(_) | Cause::TimedOut | Cause::Broken(_) => true,
-            Cause::NoToken(_) | Cause::NotSent(_) | Cause::Unsupported(_) => false,
+            Cause::NoToken(_) | Cause::GivenUp | Cause::NotSent(_) | Cause::Unsupported(_) => false,
         }
     }
 
@@ -198,14 +204,18 @@ impl Error {
                 self.may_have_been_processed() && !self.operation.is_repeatable()
             }
             // Of a broken answer only its text is in doubt.
-            Cause::Broken(_) | Cause::NotSent(_) | Cause::NoToken(_) | Cause::Unsupported(_) => false,
+            Cause::Broken(_)
+            | Cause::NotSent(_)
+            | Cause::NoToken(_)
+            | Cause::GivenUp
+            | Cause::Unsupported(_) => false,
         }
     }
 
     /// Whether Twilio is sure to have done nothing, for a reason that passes: a write with a request id can be repeated with it.
-    pub fn frees_the_request_id(&self) -> bool {
+    pub fn nothing_was_done(&self) -> bool {
         match &self.cause {
-            Cause::NotSent(_) | Cause::NoToken(_) => true,
+            Cause::NotSent(_) | Cause::NoToken(_) | Cause::GivenUp => true,
             Cause::Answered(problem) => {
                 let is_refused_login =
                     matches!(problem.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
@@ -225,6 +235,7 @@ impl Error {
         match &self.cause {
             Cause::Answered(problem) => problem.is_not_found(),
             Cause::NoToken(_)
+            | Cause::GivenUp
             | Cause::NotSent(_)
             | Cause::Cut(_)
             | Cause::TimedOut
@@ -245,6 +256,7 @@ impl Cause {
         match self {
             Self::Answered(_) => "answered",
             Self::NoToken(_) => "no_token",
+            Self::GivenUp => "given_up",
             Self::NotSent(_) => "not_sent",
             Self::Cut(_) => "cut",
             Self::TimedOut => "timed_out",
@@ -264,6 +276,7 @@ impl fmt::Display for Error {
                 problem.code.map_or(Ok(()), |code| write!(f, " with code {code}"))
             }
             Cause::NoToken(why) => write!(f, "no access token: {why}"),
+            Cause::GivenUp => f.write_str("nobody waits for it any more"),
             Cause::NotSent(_) => f.write_str("no connection"),
             Cause::Cut(_) => f.write_str("the connection broke"),
             Cause::TimedOut => f.write_str("no answer in time"),
@@ -279,6 +292,7 @@ impl StdError for Error {
             Cause::NotSent(source) | Cause::Cut(source) => Some(source),
             Cause::Answered(_)
             | Cause::NoToken(_)
+            | Cause::GivenUp
             | Cause::TimedOut
             | Cause::Broken(_)
             | Cause::Unsupported(_) => None,

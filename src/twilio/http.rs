@@ -19,6 +19,7 @@ use tracing::{Instrument as _, Span, field, info_span};
 use url::Url;
 
 use super::account::SignIn;
+use super::agreement::Agreement;
 use super::drift::{self, Drift};
 use super::error::{self, Broken, Cause, Error, NoToken, Operation, Problem, Subject};
 use super::{Budget, Settings};
@@ -50,6 +51,8 @@ pub(super) struct Request {
     pub(super) webhook_enabled: Option<bool>,
     pub(super) body: Option<Body>,
     pub(super) budget: Budget,
+    /// With the caller of a write, which may leave before it is sent.
+    agreement: Option<Agreement>,
     history: History,
 }
 
@@ -90,7 +93,45 @@ impl Request {
             webhook_enabled: None,
             body: None,
             budget,
+            agreement: None,
             history,
+        }
+    }
+
+    /// The same as a write that may be given up until it is sent.
+    pub(super) fn agreed(mut self, agreement: &Agreement) -> Self {
+        self.agreement = Some(agreement.clone());
+        self
+    }
+
+    /// How long it waits for credentials. A read that others may have joined goes on after its caller's deadline, as ever.
+    fn patience(&self) -> Instant {
+        if self.agreement.is_some() { self.budget.retry_until } else { self.budget.until }
+    }
+
+    /// What to send after these were refused.
+    async fn after(&self, refused: &[HeaderValue]) -> Result<HeaderValue, Option<NoToken>> {
+        let retry_until = self.budget.retry_until;
+        if refused.len() >= MOST_REFUSALS || Instant::now() >= retry_until {
+            return Err(None);
+        }
+        self.sign_in.next(refused, retry_until).await
+    }
+
+    /// Called just before an attempt.
+    fn begins(&self) -> Result<(), Error> {
+        let is_agreed = self.agreement.as_ref().is_none_or(Agreement::send);
+        if is_agreed { Ok(()) } else { Err(self.error(Cause::GivenUp)) }
+    }
+
+    /// Called just after an attempt.
+    fn ended<T>(&self, result: &Result<T, Error>) {
+        let is_unprocessed = result.as_ref().is_err_and(Error::nothing_was_done);
+        if let Some(agreement) = &self.agreement
+            && is_unprocessed
+            && !self.history.may_have_been_processed
+        {
+            agreement.unsent();
         }
     }
 
@@ -224,7 +265,8 @@ impl Http {
             // Twilio closes idle connections; one that it closes under a write costs an unknown outcome.
             .pool_idle_timeout(settings.pool_idle_timeout)
             .tcp_keepalive(Duration::from_secs(30))
-            // Only the stack below repeats requests: two places would multiply.
+            // Only the stack below repeats requests, and inside its attempts those that were refused with 401: a further
+            // place would multiply.
             .retry(reqwest::retry::never())
             .build()?;
         let drift = Drift::new(metrics.clone());
@@ -277,36 +319,48 @@ impl Service<Request> for Attempt {
 
     fn call(&mut self, request: Request) -> Self::Future {
         let attempt = self.clone();
-        Box::pin(async move { attempt.sign_in(&request).await })
+        Box::pin(async move { attempt.send_with_credentials(&request).await })
     }
 }
 
 impl Attempt {
     /// Twilio looks at the credentials first, so a request that it answers with 401 was not processed, and any method can
     /// be sent again at once with others.
-    async fn sign_in(&self, request: &Request) -> Result<Response, Error> {
-        let Budget { mut until, retry_until } = request.budget;
+    async fn send_with_credentials(&self, request: &Request) -> Result<Response, Error> {
+        let (began, no_token) = (Instant::now(), |why| request.error(Cause::NoToken(why)));
+        let mut authorization = request.sign_in.first(request.patience()).await.map_err(no_token)?;
         let mut refused = Vec::new();
-        let mut result = Err(request.error(Cause::NoToken(NoToken::Unavailable("timed_out"))));
-        while refused.is_empty() || refused.len() < MOST_REFUSALS && Instant::now() < retry_until {
-            let authorization = match request.sign_in.next(&refused, until).await {
-                Ok(authorization) => authorization,
-                Err(Some(why)) => return Err(request.error(Cause::NoToken(why))),
-                Err(None) => return result,
-            };
-            result = self.send(request, &authorization).instrument(span(request, refused.len())).await;
-            match &result {
-                Ok(_) => request.sign_in.accepted(&authorization),
+        loop {
+            let result = self.send_as_agreed(request, &authorization, refused.len()).await;
+            let next = match &result {
                 Err(error) if error.is_unauthorized() => {
-                    request.sign_in.refused(&authorization);
+                    request.sign_in.refused(&authorization, began);
                     refused.push(authorization);
-                    until = retry_until;
-                    continue;
+                    request.after(&refused).await
                 }
-                Err(_) => {}
+                Ok(_) => {
+                    request.sign_in.accepted(&authorization);
+                    Err(None)
+                }
+                Err(_) => Err(None),
+            };
+            match next {
+                Ok(other) => authorization = other,
+                Err(why) => break why.map_or(result, |why| Err(no_token(why))),
             }
-            return result;
         }
+    }
+
+    /// Sends it unless it was given up. `refused` attempts were refused for their credentials.
+    async fn send_as_agreed(
+        &self,
+        request: &Request,
+        authorization: &HeaderValue,
+        refused: usize,
+    ) -> Result<Response, Error> {
+        request.begins()?;
+        let result = self.send(request, authorization).instrument(span(request, refused)).await;
+        request.ended(&result);
         result
     }
 

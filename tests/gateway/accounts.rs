@@ -175,6 +175,31 @@ on_both_versions! {
         assert_eq!(gateway.list(face.list()).await.unwrap().participants.len(), 6);
     }
 
+    /// Such as those for another audience: the token endpoint gives them, and the API takes none.
+    async fn tokens_that_are_always_refused_are_not_fetched_for_ever(face) {
+        let mut gateway = signing_in_with(&client("sandbox")).await;
+        let other = if face == Face::V1 { Face::V2 } else { Face::V1 };
+        read(&mut gateway, face).await.unwrap();
+        gateway.sandbox.fault(json!({ "match": { "api": face.api() }, "status": 401, "code": 20003 })).await;
+        gateway.sandbox.forget_requests().await;
+        let rejected = (Code::FailedPrecondition, "UPSTREAM_CREDENTIALS_REJECTED".into());
+        assert_eq!(told(&read(&mut gateway, face).await.unwrap_err()), rejected);
+        // The token in hand, and three that cannot have run out.
+        assert_eq!((gateway.sandbox.token_requests().await, refused_requests(&gateway).await), (3, 4.0));
+        for _ in 0..50 {
+            assert_eq!(told(&read(&mut gateway, face).await.unwrap_err()), rejected);
+            // The other API takes them, and is no worse off.
+            read(&mut gateway, other).await.unwrap();
+        }
+        let tokens = gateway.sandbox.token_requests().await;
+        assert!(tokens <= 9, "{tokens} tokens for 50 calls");
+        let requests = refused_requests(&gateway).await;
+        assert!(requests <= 53.0 + tokens as f64, "{requests} requests for 50 calls");
+        // A token that is good is taken as soon as there is one.
+        gateway.sandbox.clear_faults().await;
+        read(&mut gateway, face).await.unwrap();
+    }
+
     async fn a_token_endpoint_that_fails_is_asked_again(face) {
         let mut gateway = signing_in_with(&client("sandbox")).await;
         read(&mut gateway, face).await.unwrap();

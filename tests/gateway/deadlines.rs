@@ -21,6 +21,7 @@ use tokio_util::sync::DropGuard;
 use tonic::{Code, Status};
 
 use crate::harness::*;
+use crate::metrics::Scrape;
 use crate::on_both_versions;
 
 /// A connection that leaves deadlines to the server. tonic's own channel ends a call by itself at its `grpc-timeout`,
@@ -90,11 +91,28 @@ fn pushback(status: &Status) -> Option<&str> {
 
 /// A gateway before a sandbox that outlives it, so that it can be asked what came in until the very end.
 async fn before_a_lasting_sandbox(env: &[(&str, &str)]) -> (Gateway, DropGuard) {
-    let (fake, end) = sandbox(sandbox::Settings::default()).await;
-    let url = format!("http://{fake}");
-    let account = [("TWILIO_ACCOUNT_SID", sandbox::ACCOUNT_SID), ("TWILIO_AUTH_TOKEN", sandbox::AUTH_TOKEN)];
-    let env = [&account[..], env].concat();
+    let env = [&[("TWILIO_AUTH_TOKEN", sandbox::AUTH_TOKEN)], env].concat();
+    lasting(sandbox::Settings::default(), &env).await
+}
+
+/// The same with such a sandbox, and with credentials in the variables.
+async fn lasting(settings: sandbox::Settings, env: &[(&str, &str)]) -> (Gateway, DropGuard) {
+    let (fake, end) = sandbox(settings).await;
+    let (url, token_url) = (format!("http://{fake}"), format!("http://{fake}/v2/token"));
+    let fixed = [("TWILIO_ACCOUNT_SID", sandbox::ACCOUNT_SID), ("GATEWAY_UPSTREAM_TOKEN_URL", &token_url)];
+    let env = [&fixed[..], env].concat();
     (Gateway::launch(&["--upstream-url", &url], &env, Some((fake, None))).await, end)
+}
+
+/// With an OAuth client whose first token is held back until the sandbox releases it.
+async fn without_a_token() -> (Gateway, DropGuard) {
+    let matches = sandbox::FaultMatch { path_contains: Some("/v2/token".into()), ..Default::default() };
+    let held = sandbox::Fault { matches, hold: true, times: Some(1), ..Default::default() };
+    let settings = sandbox::Settings { faults: vec![held], ..Default::default() };
+    let client = [("TWILIO_CLIENT_ID", sandbox::OAUTH_CLIENT_ID), ("TWILIO_CLIENT_SECRET", "sandbox")];
+    let (gateway, end) = lasting(settings, &client).await;
+    gateway.sandbox.held(1).await;
+    (gateway, end)
 }
 
 /// Stops the gateway, which waits for every write that is under way, and tells the requests that came in by then.
@@ -106,7 +124,14 @@ async fn all_requests(mut gateway: Gateway) -> Vec<Received> {
 }
 
 fn writes(requests: &[Received]) -> usize {
-    requests.iter().filter(|request| request.method != "GET").count()
+    let is_write = |request: &&Received| request.method != "GET" && request.path != "/v2/token";
+    requests.iter().filter(is_write).count()
+}
+
+/// With a request id, that of no other.
+fn create_once(face: Face, number: u16) -> CreateParticipantRequest {
+    let request_id = "7c9e6679-7425-40de-944b-e07fc1f90ae7".into();
+    CreateParticipantRequest { request_id, ..face.create(face.newcomer(number)) }
 }
 
 /// How the update of [`Face::update`] is sent.
@@ -239,6 +264,63 @@ on_both_versions! {
         }
     }
 
+    async fn a_create_that_waits_for_a_token_is_given_up_with_its_deadline_and_never_sent(face) {
+        let (mut gateway, _sandbox) = without_a_token().await;
+        let mut caller = PatientClient::connect(gateway.addresses.grpc).await;
+        let create = within("200m", create_once(face, 1));
+        let error = caller.client.create_participant(create).await.unwrap_err();
+        assert_eq!((told(&error), pushback(&error)), (deadline(), None));
+        gateway.sandbox.release().await;
+        // It left no outcome behind, so that even another create may bear its id.
+        gateway.create(create_once(face, 2)).await.unwrap();
+        let requests = all_requests(gateway).await;
+        assert_eq!(writes(&requests), 1, "{requests:?}");
+    }
+
+    async fn an_update_that_waits_for_a_token_is_given_up_with_its_deadline_and_never_sent(face) {
+        let (gateway, _sandbox) = without_a_token().await;
+        let mut caller = PatientClient::connect(gateway.addresses.grpc).await;
+        let update = within("200m", face.update(face.marked("late")));
+        let error = caller.client.update_participant(update).await.unwrap_err();
+        assert_eq!((told(&error), pushback(&error)), (deadline(), None));
+        gateway.sandbox.release().await;
+        assert_eq!(writes(&all_requests(gateway).await), 0);
+    }
+
+    async fn a_write_that_waits_for_a_token_is_given_up_with_its_caller(face) {
+        let (gateway, _sandbox) = without_a_token().await;
+        let mut client = gateway.client.clone();
+        let call = tokio::spawn(async move { client.create_participant(create_once(face, 1)).await });
+        let labels = [("rpc_method", "participant.v1.ParticipantService/CreateParticipant")];
+        let in_flight = async || Scrape::of(&gateway).await.sum("participant_calls_in_flight", &labels);
+        let patience = Instant::now() + PATIENCE;
+        while in_flight().await < 1.0 {
+            assert!(Instant::now() < patience, "the call does not come in");
+        }
+        call.abort();
+        while in_flight().await > 0.0 {
+            assert!(Instant::now() < patience, "the call does not end");
+        }
+        gateway.sandbox.release().await;
+        assert_eq!(writes(&all_requests(gateway).await), 0);
+    }
+
+    /// A request that Twilio answered with 401 was not processed: while it waits for other credentials, nothing is sent.
+    async fn a_write_that_was_refused_and_waits_for_a_file_counts_as_not_sent(face) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "wrong").unwrap();
+        let path = file.path().to_str().unwrap();
+        let (mut gateway, _sandbox) =
+            lasting(sandbox::Settings::default(), &[("TWILIO_AUTH_TOKEN_FILE", path)]).await;
+        let mut caller = PatientClient::connect(gateway.addresses.grpc).await;
+        let create = within("300m", create_once(face, 1));
+        let error = caller.client.create_participant(create).await.unwrap_err();
+        assert_eq!((told(&error), pushback(&error)), (deadline(), None));
+        std::fs::write(file.path(), sandbox::AUTH_TOKEN).unwrap();
+        gateway.create(create_once(face, 2)).await.unwrap();
+        assert_eq!(gateway.list(face.list()).await.unwrap().participants.len(), 4);
+    }
+
     async fn what_is_no_grpc_timeout_is_no_deadline(face) {
         let gateway = Gateway::start().await;
         gateway.sandbox.fault(json!({ "latency_ms": 20 })).await;
@@ -367,4 +449,14 @@ async fn a_delete_that_takes_too_long_is_repeated_and_what_is_gone_then_was_dele
         .await;
     gateway.delete(Face::V1.delete()).await.unwrap();
     assert_eq!(gateway.get(Face::V1.get()).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_delete_that_waits_for_a_token_is_given_up_with_its_deadline_and_never_sent() {
+    let (gateway, _sandbox) = without_a_token().await;
+    let mut caller = PatientClient::connect(gateway.addresses.grpc).await;
+    let error = caller.client.delete_participant(within("200m", Face::V1.delete())).await.unwrap_err();
+    assert_eq!((told(&error), pushback(&error)), (deadline(), None));
+    gateway.sandbox.release().await;
+    assert_eq!(writes(&all_requests(gateway).await), 0);
 }

@@ -3,7 +3,6 @@
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use participant_gateway::proto::*;
@@ -251,6 +250,23 @@ on_both_versions! {
         Kind::AuthToken.accept(&gateway.sandbox, "sandbox").await;
         read(&mut gateway, face).await.unwrap();
     }
+
+    /// Such as those of a key that lacks a permission: the calls to the other API, which go well, change nothing about it.
+    async fn a_secret_that_one_api_refuses_is_waited_for_once(face) {
+        let mount = Mount::new("sandbox");
+        let mut gateway = Kind::AuthToken.start(&mount, "20ms").await;
+        let other = if face == Face::V1 { Face::V2 } else { Face::V1 };
+        gateway.sandbox.fault(json!({ "match": { "api": face.api() }, "status": 401, "code": 20003 })).await;
+        let rejected = (Code::FailedPrecondition, "UPSTREAM_CREDENTIALS_REJECTED".into());
+        assert_eq!(told(&read(&mut gateway, face).await.unwrap_err()), rejected);
+        for _ in 0..3 {
+            read(&mut gateway, other).await.unwrap();
+            gateway.sandbox.forget_requests().await;
+            let at_once = timeout(Duration::from_secs(4), read(&mut gateway, face)).await;
+            assert_eq!(told(&at_once.expect("it does not wait again").unwrap_err()), rejected);
+            assert_eq!(gateway.sandbox.count().await, 1);
+        }
+    }
 }
 
 /// What a load came to.
@@ -287,14 +303,13 @@ async fn call(gateway: &Gateway, duration: Duration) -> Tally {
 }
 
 async fn nth_call(mut client: Client, number: u32) -> Result<(), Status> {
-    static NEWCOMERS: AtomicU16 = AtomicU16::new(0);
     let face = if number.is_multiple_of(2) { Face::V1 } else { Face::V2 };
     let fresh = || ListParticipantsRequest { read_options: max_age(Duration::ZERO), ..face.list() };
     match number / 2 % 5 {
         0 | 1 => client.get_participant(face.get_fresh()).await.map(|_| ()),
         2 => client.update_participant(face.update(face.marked(&number.to_string()))).await.map(|_| ()),
         3 if number.is_multiple_of(3) => {
-            let newcomer = face.newcomer(NEWCOMERS.fetch_add(1, Ordering::Relaxed));
+            let newcomer = face.newcomer(u16::try_from(number).expect("a load has a few thousand calls"));
             client.create_participant(face.create(newcomer)).await.map(|_| ())
         }
         _ => client.list_participants(fresh()).await.map(|_| ()),

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -17,6 +18,8 @@ use crate::telemetry::Metrics;
 
 /// Far more than any secret has.
 const LONGEST_FILE: usize = 16 * 1024;
+/// A file of a network mount may hang, and nobody who needs a token is to wait for it.
+const LONGEST_READ: Duration = Duration::from_secs(1);
 /// The value in use and the two before it. One would do, were a file always written at once: a reader between two halves
 /// takes the first for a value.
 pub(super) const KEPT: usize = 3;
@@ -38,6 +41,8 @@ struct SecretFile {
     min_bytes: usize,
     /// Whether what was read last is of no use.
     is_bad: AtomicBool,
+    /// One read at a time: each that hangs holds a thread.
+    reading: Arc<Semaphore>,
 }
 
 /// A file holds no secret.
@@ -74,7 +79,12 @@ impl Secret {
     ) -> Result<Self, SecretFileError> {
         let path = path.into();
         let text = read(&path, min_bytes)?;
-        let file = SecretFile { path, min_bytes, is_bad: AtomicBool::new(false) };
+        let file = SecretFile {
+            path,
+            min_bytes,
+            is_bad: AtomicBool::new(false),
+            reading: Arc::new(Semaphore::new(1)),
+        };
         Ok(Self::with(place.into(), text, Some(file)))
     }
 
@@ -113,12 +123,11 @@ impl Secret {
 
     /// Reads the file again and tells whether the value has changed. By content: a mount may keep its times.
     pub(super) async fn reload(&self, metrics: &Metrics) -> bool {
-        let Some(SecretFile { path, min_bytes, is_bad }) = &self.0.file else {
+        let Some(file @ SecretFile { is_bad, .. }) = &self.0.file else {
             return false;
         };
-        let (from, min) = (path.clone(), *min_bytes);
-        // A file of a network mount may hang.
-        let Ok(read) = tokio::task::spawn_blocking(move || read(&from, min)).await else {
+        let (from, min) = (file.path.clone(), file.min_bytes);
+        let Some(read) = file.in_time(move || read(&from, min)).await else {
             return false;
         };
         let was_bad = is_bad.swap(read.is_err(), Ordering::Relaxed);
@@ -153,6 +162,24 @@ impl Secret {
             }
             is_new
         })
+    }
+}
+
+impl SecretFile {
+    /// What `read` gives, or that it takes too long; `None` while an earlier one still does.
+    async fn in_time(
+        &self,
+        read: impl FnOnce() -> Result<Arc<str>, SecretFileError> + Send + 'static,
+    ) -> Option<Result<Arc<str>, SecretFileError>> {
+        let turn = self.reading.clone().try_acquire_owned().ok()?;
+        let reading = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            read()
+        });
+        match timeout(LONGEST_READ, reading).await {
+            Ok(read) => read.ok(),
+            Err(_) => Some(Err(io::Error::from(io::ErrorKind::TimedOut).into())),
+        }
     }
 }
 
@@ -234,6 +261,26 @@ mod tests {
         assert_eq!(values(&secret), ["four", "three", "two"]);
         assert!(secret.clone().replace("two".into()));
         assert_eq!(values(&secret), ["two", "four", "three"]);
+    }
+
+    #[tokio::test]
+    async fn a_read_that_hangs_is_given_up_and_not_joined_by_another() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "secret").unwrap();
+        let secret = Secret::read("a test", file.path(), 1).unwrap();
+        let file = secret.0.file.as_ref().unwrap();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let hanging = move || {
+            let _ = held.recv();
+            Ok("late".into())
+        };
+        let given_up = file.in_time(hanging).await.unwrap().unwrap_err();
+        assert_eq!(given_up.to_string(), "the file cannot be read: timed out");
+        assert!(file.in_time(|| panic!("a second thread")).await.is_none());
+        drop(release);
+        // Once it has ended, the file is read again.
+        drop(file.reading.acquire().await.unwrap());
+        assert_eq!(&*file.in_time(|| Ok("new".into())).await.unwrap().unwrap(), "new");
     }
 
     proptest! {

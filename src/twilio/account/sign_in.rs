@@ -1,8 +1,11 @@
-//! What the requests of one account send as `authorization`: the best that there is, and another after a 401.
+//! What the requests of one account send to one API as `authorization`: the best that there is, and another after a 401.
+//!
+//! What one API refuses the other may take, by permission or audience, so each has its own marks. The credentials are the same.
 //!
 //! Reading it costs a request next to nothing. Only one that was refused, or that finds nothing to send, asks the account's
 //! upkeep for more, and all who ask at the same time are served by one answer.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::HeaderValue;
@@ -13,13 +16,17 @@ use super::Credentials;
 use super::secret::KEPT;
 use crate::twilio::error::NoToken;
 
-/// How one account signs in.
+/// So many tokens in a row that are refused from the start are no accident.
+const MOST_USELESS: u32 = 3;
+
+/// How one account signs in to one API.
 pub(in crate::twilio) struct SignIn {
     pub(super) credentials: Credentials,
     pub(super) offer: watch::Sender<Offer>,
     /// How many have asked the upkeep for more.
     pub(super) asked: AtomicU64,
-    pub(super) wake: Notify,
+    /// That of the account's upkeep, which serves both APIs.
+    pub(super) wake: Arc<Notify>,
 }
 
 /// What there is to send.
@@ -28,8 +35,11 @@ pub(super) struct Offer {
     candidates: Vec<Candidate>,
     /// So many of the first are in use; the others are older.
     in_use: usize,
-    /// Whether waiting for a file to change was of no avail, and Twilio has taken nothing since.
+    /// Whether waiting for a file to change, or for another token, was of no avail, and since then no file has changed and
+    /// Twilio has taken nothing.
     pub(super) is_hopeless: bool,
+    /// So many in a row were refused as soon as they came.
+    pub(super) useless: u32,
     /// So many of those who asked have their answer: there is nothing but this.
     pub(super) answered: u64,
     /// Why there is no new token.
@@ -38,8 +48,22 @@ pub(super) struct Offer {
 
 struct Candidate {
     authorization: HeaderValue,
-    /// Twilio refused it, and has not taken it since.
-    is_refused: bool,
+    offered: Instant,
+    mark: Mark,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Untried,
+    Taken,
+    /// And not taken since.
+    Refused,
+}
+
+impl Candidate {
+    fn is_refused(&self) -> bool {
+        self.mark == Mark::Refused
+    }
 }
 
 impl Offer {
@@ -48,27 +72,28 @@ impl Offer {
         let mut older = std::mem::take(&mut self.candidates);
         older.retain(|candidate| !in_use.contains(&candidate.authorization));
         self.in_use = in_use.len();
-        let candidate = |authorization| Candidate { authorization, is_refused: false };
+        let offered = Instant::now();
+        let candidate = |authorization| Candidate { authorization, offered, mark: Mark::Untried };
         self.candidates = in_use.into_iter().map(candidate).chain(older).collect();
         self.candidates.truncate(self.in_use * generations);
     }
 
     /// Whether there is anything that Twilio has not refused.
     pub(super) fn is_good(&self) -> bool {
-        self.candidates.iter().any(|candidate| !candidate.is_refused)
+        self.candidates.iter().any(|candidate| !candidate.is_refused())
     }
 
     /// The best of those that were not tried. Of those that were refused, only what is in use is tried again.
     fn untried(&self, tried: &[HeaderValue]) -> Option<HeaderValue> {
         let is_left = |candidate: &&Candidate| !tried.contains(&candidate.authorization);
-        let good = self.candidates.iter().filter(is_left).find(|candidate| !candidate.is_refused);
+        let good = self.candidates.iter().filter(is_left).find(|candidate| !candidate.is_refused());
         let best = good.or_else(|| self.candidates.iter().take(self.in_use).find(is_left));
         best.map(|candidate| candidate.authorization.clone())
     }
 
     /// What is worth a try after a look at everything: also what was tried, if another request had it taken since then.
     fn revived(&self, tried: &[HeaderValue]) -> Option<HeaderValue> {
-        let good = self.candidates.iter().find(|candidate| !candidate.is_refused);
+        let good = self.candidates.iter().find(|candidate| !candidate.is_refused());
         good.map(|candidate| candidate.authorization.clone()).or_else(|| self.untried(tried))
     }
 
@@ -78,26 +103,50 @@ impl Offer {
         tried.last().filter(|last| *last != in_use).map(|_| in_use.clone())
     }
 
-    fn is_refused(&self, authorization: &HeaderValue) -> bool {
-        let mut refused = self.candidates.iter().filter(|candidate| candidate.is_refused);
-        refused.any(|candidate| candidate.authorization == *authorization)
+    fn is_taken(&self, authorization: &HeaderValue) -> bool {
+        let mut taken = self.candidates.iter().filter(|candidate| candidate.mark == Mark::Taken);
+        taken.any(|candidate| candidate.authorization == *authorization)
     }
 
-    fn mark(&mut self, authorization: &HeaderValue, is_refused: bool) {
-        for candidate in &mut self.candidates {
-            if candidate.authorization == *authorization {
-                candidate.is_refused = is_refused;
-            }
+    fn find(&mut self, authorization: &HeaderValue) -> Option<&mut Candidate> {
+        self.candidates.iter_mut().find(|candidate| candidate.authorization == *authorization)
+    }
+
+    fn take(&mut self, authorization: &HeaderValue) {
+        if let Some(candidate) = self.find(authorization) {
+            candidate.mark = Mark::Taken;
         }
+        (self.is_hopeless, self.useless) = (false, 0);
+    }
+
+    /// It is useless if it is refused to a request that had begun, at `began`, before it came, and nobody had it taken.
+    fn refuse(&mut self, authorization: &HeaderValue, began: Instant) {
+        let Some(candidate) = self.find(authorization) else {
+            return;
+        };
+        let is_useless = candidate.mark == Mark::Untried && candidate.offered > began;
+        candidate.mark = Mark::Refused;
+        self.useless = self.useless.saturating_add(is_useless.into());
     }
 }
 
 impl SignIn {
-    pub(in crate::twilio) fn new(credentials: Credentials) -> Self {
+    /// For v1 and for v2.
+    pub(in crate::twilio) fn pair(credentials: &Credentials) -> [Arc<Self>; 2] {
+        let wake = Arc::new(Notify::new());
+        [(); 2].map(|()| Arc::new(Self::new(credentials.clone(), wake.clone())))
+    }
+
+    fn new(credentials: Credentials, wake: Arc<Notify>) -> Self {
         let mut offer = Offer::default();
         offer.replace(credentials.basic(), KEPT);
         let offer = watch::Sender::new(offer);
-        Self { credentials, offer, asked: AtomicU64::new(0), wake: Notify::new() }
+        Self { credentials, offer, asked: AtomicU64::new(0), wake }
+    }
+
+    /// What to send first. Where there is nothing, it waits for the upkeep to look, but not beyond `until`.
+    pub(in crate::twilio) async fn first(&self, until: Instant) -> Result<HeaderValue, NoToken> {
+        self.next(&[], until).await.map_err(|why| why.unwrap_or(NoToken::Unavailable("timed_out")))
     }
 
     /// What to send after these were refused. Where there is nothing else, it waits for the upkeep to look, but not beyond
@@ -132,22 +181,23 @@ impl SignIn {
     pub(in crate::twilio) fn accepted(&self, authorization: &HeaderValue) {
         let is_news = {
             let offer = self.offer.borrow();
-            offer.is_hopeless || offer.is_refused(authorization)
+            offer.is_hopeless || !offer.is_taken(authorization)
         };
         if is_news {
             self.offer.send_if_modified(|offer| {
-                offer.mark(authorization, false);
-                offer.is_hopeless = false;
+                offer.take(authorization);
                 // Others may wait for it.
                 true
             });
         }
     }
 
-    /// Twilio refused it.
-    pub(in crate::twilio) fn refused(&self, authorization: &HeaderValue) {
+    /// Twilio refused it to a request that had begun then.
+    pub(in crate::twilio) fn refused(&self, authorization: &HeaderValue, began: Instant) {
+        let is_token = matches!(self.credentials, Credentials::OAuth(_));
         self.offer.send_if_modified(|offer| {
-            offer.mark(authorization, true);
+            offer.refuse(authorization, began);
+            offer.is_hopeless |= is_token && offer.useless >= MOST_USELESS;
             false
         });
     }
@@ -178,7 +228,7 @@ mod tests {
         std::fs::write(file.path(), "secret").unwrap();
         let passwords = vec![Secret::read("a test", file.path(), 1).unwrap()];
         let user = Secret::new("a test", "AC1");
-        let sign_in = SignIn::new(Credentials::Basic { user, passwords });
+        let sign_in = SignIn::new(Credentials::Basic { user, passwords }, Arc::default());
         for value in ["old", "new"] {
             sign_in.offer.send_modify(|offer| offer.replace(values(&[value]), 2));
         }
@@ -188,7 +238,7 @@ mod tests {
     /// What comes after these were refused, at once.
     async fn next(sign_in: &SignIn, refused: &[&'static str]) -> Option<HeaderValue> {
         for value in values(refused) {
-            sign_in.refused(&value);
+            sign_in.refused(&value, Instant::now());
         }
         sign_in.next(&values(refused), Instant::now()).await.ok()
     }
@@ -205,7 +255,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_refused_comes_last_until_it_is_taken_again() {
         let sign_in = new_and_old();
-        sign_in.refused(&values(&["new"])[0]);
+        sign_in.refused(&values(&["new"])[0], Instant::now());
         assert_eq!(next(&sign_in, &[]).await.unwrap(), "old");
         assert_eq!(next(&sign_in, &["old"]).await.unwrap(), "new");
         // Of what is refused altogether, the old one is not worth a request.
