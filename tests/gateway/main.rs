@@ -24,4 +24,5 @@ mod raw;
 mod rotation;
 mod updates;
 mod upstream;
+mod watch;
 mod writes;
