@@ -79,35 +79,32 @@ impl Events {
     /// Takes what was noted at the account.
     pub(super) fn tell(&self, tenant: &mut Tenant) {
         let changes = mem::take(&mut tenant.changes);
-        if changes.is_empty() {
-            return;
+        if !changes.is_empty() {
+            self.queue(&tenant.account_sid, changes);
         }
-        self.outbox.send_if_modified(|outbox| {
-            let wanted = outbox.tells_of(&tenant.account_sid);
-            for change in changes.into_iter().filter(|_| wanted) {
-                outbox.queue(&tenant.account_sid, self.message(change), Instant::now());
-            }
-            wanted
-        });
     }
 
     /// Tells a test event, whose id is the answer; `None` if nothing of this account is told.
     pub(super) fn test(&self, account: &str) -> Option<String> {
         let test_id = Uuid::from_u128(self.next_id()).to_string();
-        let event = self.message(Change::CloudEvent {
+        let event = Change::CloudEvent {
             kind: "com.twilio.eventstreams.test-event".to_owned(),
             source: "Sink".to_owned(),
             schema: "EventStreams.TestSink/1.json".to_owned(),
             data: json!({"test_id": test_id}),
-        });
-        let wanted = self.outbox.send_if_modified(|outbox| {
+        };
+        self.queue(account, vec![event]).then_some(test_id)
+    }
+
+    /// False if nothing of this account is told.
+    fn queue(&self, account: &str, changes: Vec<Change>) -> bool {
+        self.outbox.send_if_modified(|outbox| {
             let wanted = outbox.tells_of(account);
-            if wanted {
-                outbox.queue(account, event, Instant::now());
+            for change in changes.into_iter().filter(|_| wanted) {
+                outbox.queue(account, self.message(change), Instant::now());
             }
             wanted
-        });
-        wanted.then_some(test_id)
+        })
     }
 
     fn message(&self, change: Change) -> Message {

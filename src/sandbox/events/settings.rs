@@ -83,7 +83,7 @@ pub(in crate::sandbox) enum SettingsError {
 impl Settings {
     /// These settings with those keys put over them that the JSON has.
     pub(in crate::sandbox) fn with(&self, change: Value) -> Result<Settings, SettingsError> {
-        let mut whole = serde_json::to_value(self).unwrap_or_default();
+        let mut whole = serde_json::to_value(self).expect("no key of it is anything but text");
         let (Value::Object(keys), Value::Object(changed)) = (&mut whole, change) else {
             return Err(SettingsError::NotAnObject);
         };
