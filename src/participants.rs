@@ -28,6 +28,7 @@ pub use stream::Streamed;
 pub use crate::cache::Settings as CacheSettings;
 use crate::cache::{self, Aliases, Cache, Outcomes};
 pub use crate::feed::{Event, Feed, NotPublished, Position, Published, Told};
+use crate::ids::Segment;
 use crate::proto::{CacheStatus, Participant};
 use crate::telemetry::Metrics;
 use crate::twilio::{self, Twilio};
@@ -63,17 +64,19 @@ pub enum Error {
     /// A create whose answer was lost found another participant in its place.
     Exists {
         /// Twilio's id of that one.
-        participant_id: String,
+        id: Option<Segment>,
     },
+    /// Nobody could find out what became of a write that Twilio answered so.
+    OutcomeUnknown(Arc<twilio::Error>),
     /// A bug of the gateway, such as a task that panicked.
     Bug,
 }
 
 impl Error {
-    /// Whether nothing was done, for a reason that passes: the same call can be made again.
-    fn is_unprocessed(&self) -> bool {
+    /// Whether nothing was done, for a reason that passes: a repetition with the same request id may do it.
+    fn frees_the_request_id(&self) -> bool {
         match self {
-            Self::Upstream(error) => error.is_unprocessed(),
+            Self::Upstream(error) => error.frees_the_request_id(),
             Self::Deadline { sent } => !sent,
             Self::NotSupported
             | Self::EndlessPages
@@ -82,6 +85,7 @@ impl Error {
             | Self::EtagMismatch
             | Self::RequestIdReused
             | Self::Exists { .. }
+            | Self::OutcomeUnknown(_)
             | Self::Bug => false,
         }
     }
@@ -111,7 +115,7 @@ pub struct Page<T> {
     pub content: Arc<twilio::Page<T>>,
     /// The page after this one.
     pub next: String,
-    /// The page before this one.
+    /// The page before this one, where the list can go back.
     pub previous: String,
 }
 
@@ -146,7 +150,7 @@ impl Participants {
             aliases: Aliases::new(cache.ttl),
             cache: Cache::new(cache, &traits, tasks.clone(), metrics),
             page_tokens,
-            outcomes: Outcomes::default(),
+            outcomes: Outcomes::new(&writes::KEPT_OUTCOMES),
             turns: Turns::default(),
             feed,
             freshness,
@@ -154,8 +158,14 @@ impl Participants {
         }
     }
 
-    /// Keeps the cache within its bounds, and what the accounts sign in with up to date, until the token is cancelled.
+    /// Keeps what is remembered within its bounds, and what the accounts sign in with up to date, until the token is
+    /// cancelled.
     pub async fn upkeep(&self, end: CancellationToken) {
-        tokio::join!(self.cache.upkeep(end.clone()), self.twilio.upkeep(end));
+        tokio::join!(
+            self.cache.upkeep(end.clone()),
+            self.aliases.upkeep(end.clone()),
+            self.outcomes.upkeep(end.clone()),
+            self.twilio.upkeep(end),
+        );
     }
 }
