@@ -32,7 +32,7 @@ use crate::ids::Segment;
 use crate::proto::{CacheStatus, Participant};
 use crate::telemetry::Metrics;
 use crate::twilio::{self, Twilio};
-pub use crate::twilio::{Create, Cursor, MAX_CONVERSATIONS_PAGE_SIZE, Update, max_page_size};
+pub use crate::twilio::{Create, Cursor, MAX_CONVERSATIONS_PAGE_SIZE, Secret, Update, max_page_size};
 use cached::Cached;
 use turns::Turns;
 
@@ -144,6 +144,8 @@ impl Participants {
         tasks: TaskTracker,
         metrics: Metrics,
     ) -> Self {
+        let sources = freshness.clone();
+        metrics.observe_sources(move || sources.all());
         let traits = cache::Traits { weight: Cached::weight, is_negative: Cached::is_negative };
         Self {
             twilio: Arc::new(twilio),
