@@ -173,6 +173,9 @@ impl App {
                 (Some(sandbox), vec![account])
             }
         };
+        if let (Some(sandbox), Some(url)) = (&sandbox, events.as_ref().and_then(events::Bound::sandbox_url)) {
+            sandbox.deliver_events_to(url);
+        }
         let addresses = Addresses {
             grpc: grpc_address,
             admin: admin_address,

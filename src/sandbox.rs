@@ -11,10 +11,11 @@
 //! * `route` and `credentials` say what it addresses and whose it is;
 //! * `v1` and `v2` translate between HTTP and their rules, which stand below them;
 //! * `oauth` issues access tokens;
-//! * `store` keeps the data, per account, in memory and bounded; `seed` is what it starts with.
+//! * `store` keeps the data, per account, in memory and bounded; `seed` is what it starts with;
+//! * `events` tells a URL what changed, signed, with what can go wrong on the way.
 //!
 //! Below `/_sandbox/` are the control routes (`control`): faults, what is held, the request log, credentials,
-//! conversations to start from (`arrange`), reset.
+//! conversations to start from (`arrange`), events, reset.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -31,6 +32,10 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use events::courier;
+use front::Shared;
 
 mod arrange;
 mod call;
@@ -38,6 +43,7 @@ mod control;
 mod credentials;
 mod cut;
 mod dates;
+mod events;
 mod fault;
 mod faults;
 mod front;
@@ -89,11 +95,17 @@ impl fmt::Debug for Account {
 }
 
 /// A fake Twilio that is bound to its address; [`run`](Sandbox::run) serves it.
-#[derive(Debug)]
 pub struct Sandbox {
     listener: TcpListener,
     local_addr: SocketAddr,
-    router: Router,
+    shared: Arc<Shared>,
+    courier: reqwest::Client,
+}
+
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox").field("local_addr", &self.local_addr).finish_non_exhaustive()
+    }
 }
 
 impl Sandbox {
@@ -107,10 +119,9 @@ impl Sandbox {
         }
         let listener = TcpListener::bind(settings.listen).await?;
         let local_addr = listener.local_addr()?;
-        let shared = Arc::new(front::Shared::new(settings.accounts, settings.faults));
-        let router =
-            Router::new().nest("/_sandbox", control::router()).fallback(front::serve).with_state(shared);
-        Ok(Sandbox { listener, local_addr, router })
+        let shared = Shared::new(settings.accounts, settings.faults);
+        let courier = courier::client().map_err(io::Error::other)?;
+        Ok(Sandbox { listener, local_addr, shared: Arc::new(shared), courier })
     }
 
     /// The address it is bound to.
@@ -118,22 +129,31 @@ impl Sandbox {
         self.local_addr
     }
 
+    /// Where its events go, also after a reset. A method, because a receiver in the same process learns its address
+    /// only when it is bound, too.
+    pub fn deliver_events_to(&self, url: Url) {
+        self.shared.events.deliver_to(url);
+    }
+
     /// Serves until `shutdown` is cancelled, then drops what connections are open and ends.
     pub async fn run(self, shutdown: CancellationToken) {
         // A JoinSet, because it aborts its tasks when dropped: also when this future is dropped half-way.
-        let mut connections = JoinSet::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(courier::run(self.shared.clone(), self.courier));
+        let router =
+            Router::new().nest("/_sandbox", control::router()).fallback(front::serve).with_state(self.shared);
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                Some(ended) = connections.join_next() => {
+                Some(ended) = tasks.join_next() => {
                     if let Err(error) = ended {
-                        tracing::error!(%error, "a sandbox connection panicked");
+                        tracing::error!(%error, "a task of the sandbox panicked");
                     }
                 }
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => {
-                        connections.spawn(serve_connection(stream, self.router.clone()));
+                        tasks.spawn(serve_connection(stream, router.clone()));
                     }
                     Err(error) => {
                         // Out of file descriptors, most likely: accepting again at once would spin.
@@ -143,7 +163,7 @@ impl Sandbox {
                 },
             }
         }
-        connections.shutdown().await;
+        tasks.shutdown().await;
     }
 }
 

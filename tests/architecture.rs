@@ -29,7 +29,7 @@ const EXCEPTIONS: &[(&str, &str)] =
 
 /// Crates that only some modules may name.
 const CONFINED: &[(&str, &[&str])] = &[
-    ("reqwest", &["twilio"]),
+    ("reqwest", &["sandbox", "twilio"]),
     ("moka", &["cache"]),
     ("prost", &["proto"]),
     ("tonic", &["proto", "grpc", "app"]),

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use axum::Router;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
+use url::Url;
 
 use super::BuildError;
 use crate::config::Events;
@@ -20,6 +21,14 @@ pub(super) struct Bound {
     pub(super) address: SocketAddr,
     public_url: PublicUrl,
     max_body_bytes: usize,
+}
+
+impl Bound {
+    /// The public URL, if the sandbox can call it: it speaks plain HTTP, which a public URL has on loopback only.
+    pub(super) fn sandbox_url(&self) -> Option<Url> {
+        let url = Url::parse(&self.public_url.to_string()).ok()?;
+        (url.scheme() == "http").then_some(url)
+    }
 }
 
 pub(super) async fn bind(events: Events) -> Result<Option<Bound>, BuildError> {

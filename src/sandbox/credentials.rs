@@ -126,6 +126,11 @@ impl Credentials {
         (secrets.api_secret == password).then_some(account)
     }
 
+    /// What the account's events are signed with.
+    pub(super) fn primary_auth_token(&self, account: &str) -> Option<String> {
+        self.by_account.get(account)?.auth_tokens.first().cloned()
+    }
+
     /// The SID of the account whose OAuth client this is.
     pub(super) fn client_account(&self, client_id: &str, client_secret: &str) -> Option<String> {
         let (account, secrets) = self.owner("OQ", client_id)?;

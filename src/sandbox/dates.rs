@@ -31,6 +31,11 @@ pub(super) fn seconds(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
+/// As Event Streams writes them: milliseconds.
+pub(super) fn millis(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
 /// As v2 writes them: nanoseconds.
 pub(super) fn nanos(time: SystemTime) -> String {
     humantime::format_rfc3339_nanos(time).to_string()

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::call::Call;
 use super::credentials::Credentials;
+use super::events::Events;
 use super::faults::Faults;
 use super::journal::Journal;
 use super::route::{Route, Target};
@@ -22,12 +23,13 @@ const MOST_BODY_BYTES: usize = 256 * 1024;
 
 /// What all connections share.
 pub(super) struct Shared {
-    accounts: Vec<Account>,
+    pub(super) accounts: Vec<Account>,
     first_faults: Vec<Fault>,
     credentials: Mutex<Credentials>,
     store: Mutex<Store>,
     journal: Mutex<Journal>,
     pub(super) faults: Faults,
+    pub(super) events: Events,
     in_flight: AtomicUsize,
     requests: AtomicU64,
 }
@@ -40,6 +42,7 @@ impl Shared {
             store: Mutex::new(Store::seeded(accounts.iter().map(|account| account.sid.as_str()))),
             journal: Mutex::default(),
             faults: Faults::new(faults.clone()),
+            events: Events::new(),
             in_flight: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
             first_faults: faults,
@@ -65,6 +68,7 @@ impl Shared {
         self.credentials().reset(&self.accounts);
         self.journal().clear();
         self.faults.replace(self.first_faults.clone());
+        self.events.reset();
     }
 }
 
@@ -114,7 +118,12 @@ fn answer(shared: &Shared, call: &Call) -> Response {
     let mut store = shared.store();
     match call.account.as_ref().and_then(|account| store.tenant(account)) {
         None => unauthorized(call),
-        Some(tenant) => face(tenant, call),
+        Some(tenant) => {
+            let response = face(tenant, call);
+            // Before the store is let go, so that changes are told in the order they were made.
+            shared.events.tell(tenant);
+            response
+        }
     }
 }
 

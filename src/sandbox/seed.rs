@@ -85,6 +85,7 @@ impl Tenant {
                 id: V2_CONVERSATION.to_owned(),
                 roster: orchestrated,
             }],
+            changes: Vec::new(),
         }
     }
 

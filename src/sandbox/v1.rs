@@ -4,6 +4,7 @@ pub(super) mod conversation;
 pub(super) mod participant;
 pub(super) mod refusal;
 
+mod event;
 mod list;
 mod lookup;
 mod membership;
@@ -16,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use url::form_urlencoded;
 
 use super::call::Call;
+use super::events::Kind;
 use super::route::{Participants, Target};
 use super::seed::SERVICE_SID;
 use super::store::Tenant;
@@ -57,10 +59,12 @@ fn participants(
     if matches!(call.method, Method::POST | Method::DELETE) {
         tenant.classic[index].check_open()?;
     }
+    let now = SystemTime::now();
     match (&call.method, &target.participant) {
         (&Method::GET, None) => list(tenant, index, call, view),
         (&Method::POST, None) => {
-            let serial = tenant.create_classic(index, &form(call)?, SystemTime::now())?;
+            let serial = tenant.create_classic(index, &form(call)?, now)?;
+            tenant.note_classic(Kind::Added, index, serial, now);
             view.participant(tenant, index, serial, StatusCode::CREATED)
         }
         (&Method::GET, Some(key)) => {
@@ -69,11 +73,13 @@ fn participants(
         }
         (&Method::POST, Some(sid)) => {
             let serial = serial_by_sid(&tenant.classic[index], sid)?;
-            tenant.update_classic(index, serial, &form(call)?, SystemTime::now())?;
+            tenant.update_classic(index, serial, &form(call)?, now)?;
+            tenant.note_classic(Kind::Updated, index, serial, now);
             view.participant(tenant, index, serial, StatusCode::OK)
         }
         (&Method::DELETE, Some(sid)) => {
             let serial = serial_by_sid(&tenant.classic[index], sid)?;
+            tenant.note_classic(Kind::Removed, index, serial, now);
             tenant.classic[index].roster.remove(serial);
             Ok(StatusCode::NO_CONTENT.into_response())
         }

@@ -11,10 +11,12 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
+use serde_json::json;
 use url::form_urlencoded;
 
 use super::call::Call;
 use super::dates;
+use super::events::{Change, Kind};
 use super::route::Target;
 use super::store::{Cursor, OrchestratedConversation, Tenant};
 use participant::{Address, Draft, Participant, id, serial_of};
@@ -32,12 +34,14 @@ fn fulfil(tenant: &mut Tenant, call: &Call) -> Result<Response, Problem> {
     };
     let conversation = &target.conversation;
     tenant.orchestrated(conversation).ok_or(Problem::NotFound)?;
+    let now = SystemTime::now();
     match (&call.method, &target.participant) {
         (&Method::GET, None) => list(tenant, conversation, &call.query),
         (&Method::POST, None) => {
             check_json(call)?;
             let draft = Draft::read(&call.body, true)?;
-            let serial = tenant.create_orchestrated(conversation, draft, SystemTime::now())?;
+            let serial = tenant.create_orchestrated(conversation, draft, now)?;
+            tenant.note_orchestrated(Kind::Added, conversation, serial, now)?;
             participant(tenant, conversation, serial, StatusCode::CREATED)
         }
         (&Method::GET, Some(id)) => {
@@ -47,7 +51,8 @@ fn fulfil(tenant: &mut Tenant, call: &Call) -> Result<Response, Problem> {
             let serial = serial_of(id).ok_or(Problem::NotFound)?;
             check_json(call)?;
             let draft = Draft::read(&call.body, false)?;
-            tenant.replace_orchestrated(conversation, serial, draft, SystemTime::now())?;
+            tenant.replace_orchestrated(conversation, serial, draft, now)?;
+            tenant.note_orchestrated(Kind::Updated, conversation, serial, now)?;
             participant(tenant, conversation, serial, StatusCode::OK)
         }
         _ => Err(Problem::MethodNotAllowed),
@@ -105,6 +110,39 @@ fn participant(
     let conversation = tenant.orchestrated(conversation).ok_or(Problem::NotFound)?;
     let participant = conversation.roster.get(serial).ok_or(Problem::NotFound)?;
     Ok((status, Json(resource(tenant, conversation, serial, participant))).into_response())
+}
+
+impl Tenant {
+    /// Notes a change of this participant, which is told as it is now.
+    pub(super) fn note_orchestrated(
+        &mut self,
+        kind: Kind,
+        conversation: &str,
+        serial: u64,
+        now: SystemTime,
+    ) -> Result<(), Problem> {
+        let conversation = self.orchestrated(conversation).ok_or(Problem::NotFound)?;
+        let participant = conversation.roster.get(serial).ok_or(Problem::NotFound)?;
+        let body = json!({
+            "eventType": format!("PARTICIPANT_{}", kind.word().to_ascii_uppercase()),
+            "timestamp": dates::nanos(now),
+            "data": resource(self, conversation, serial, participant),
+        });
+        self.changes.push(Change::StatusCallback(body));
+        Ok(())
+    }
+
+    /// No request of the face's own does this: it is Twilio that removes v2 participants.
+    pub(super) fn remove_orchestrated(
+        &mut self,
+        conversation: &str,
+        participant: &str,
+    ) -> Result<(), Problem> {
+        let serial = serial_of(participant).ok_or(Problem::NotFound)?;
+        self.note_orchestrated(Kind::Removed, conversation, serial, SystemTime::now())?;
+        self.orchestrated_roster(conversation)?.remove(serial);
+        Ok(())
+    }
 }
 
 #[derive(Serialize)]

@@ -132,6 +132,16 @@ on_both_versions! {
         assert_eq!((status, cached), (CacheStatus::Hit, fresh));
     }
 
+    async fn what_the_sandbox_tells_is_forgotten(face) {
+        let mut gateway = Gateway::told(&[]).await;
+        gateway.get(face.get()).await.unwrap();
+        Gateway::beside(&gateway).await.update(face.update(face.marked("elsewhere"))).await.unwrap();
+        let told = gateway.sandbox.events_told().await;
+        assert_eq!((&told["emitted"], &told["delivered"]), (&json!(1), &json!(1)));
+        let (read, status) = gateway.get(face.get()).await.unwrap();
+        assert_eq!((face.mark(&read).as_str(), status), ("elsewhere", CacheStatus::Miss));
+    }
+
     async fn an_answer_older_than_max_age_is_loaded_again(face) {
         let mut gateway = Gateway::start().await;
         gateway.get(face.get()).await.unwrap();

@@ -206,8 +206,15 @@ impl Gateway {
         Self::with(&[]).await
     }
 
-    /// With its embedded sandbox and these variables.
+    /// With its embedded sandbox and these variables. It is told no events, which would forget what a test has just read.
     pub async fn with(env: &[(&str, &str)]) -> Self {
+        let gateway = Self::told(env).await;
+        gateway.sandbox.events(json!({ "url": null })).await;
+        gateway
+    }
+
+    /// With its embedded sandbox, which tells it of every change.
+    pub async fn told(env: &[(&str, &str)]) -> Self {
         Self::launch(&["--sandbox"], env, None).await
     }
 
@@ -462,6 +469,18 @@ impl Control {
     pub async fn credentials(&self, change: Value) {
         let answer = self.http.put(format!("{}/credentials", self.base)).json(&change).send().await.unwrap();
         assert_eq!(answer.status(), 204, "{}", answer.text().await.unwrap());
+    }
+
+    /// Changes where events go, and what happens to them on the way; see docs/sandbox.md.
+    pub async fn events(&self, change: Value) {
+        let answer = self.http.put(format!("{}/events", self.base)).json(&change).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    }
+
+    /// Waits until every event so far has been taken or given up; the counts.
+    pub async fn events_told(&self) -> Value {
+        let answer = self.http.post(format!("{}/events/flush", self.base)).send().await.unwrap();
+        answer.json().await.unwrap()
     }
 
     /// How many requests for an access token came in.

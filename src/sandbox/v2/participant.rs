@@ -205,7 +205,10 @@ impl Tenant {
         Ok(())
     }
 
-    fn orchestrated_roster(&mut self, id: &str) -> Result<&mut Roster<Participant>, Problem> {
+    pub(in crate::sandbox) fn orchestrated_roster(
+        &mut self,
+        id: &str,
+    ) -> Result<&mut Roster<Participant>, Problem> {
         let found = self.orchestrated.iter_mut().find(|conversation| conversation.id == id);
         found.map(|conversation| &mut conversation.roster).ok_or(Problem::NotFound)
     }

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // in helpers: clippy spares the tests themselves only
 
+mod events;
+mod receiver;
+
 use participant_gateway::sandbox::{
     ACCOUNT_SID, API_KEY_SECRET, API_KEY_SID, AUTH_TOKEN, Account, Cut, Fault, FaultMatch, OAUTH_CLIENT_ID,
     OAUTH_CLIENT_SECRET, SERVICE_SID, Sandbox, Settings, V1_CONVERSATION, V2_CONVERSATION,
@@ -37,7 +40,10 @@ impl Fake {
     }
 
     async fn with(settings: Settings) -> Fake {
-        let sandbox = Sandbox::bind(settings).await.unwrap();
+        Fake::run(Sandbox::bind(settings).await.unwrap())
+    }
+
+    fn run(sandbox: Sandbox) -> Fake {
         let base = format!("http://{}", sandbox.local_addr());
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(sandbox.run(shutdown.clone()));
@@ -843,6 +849,8 @@ async fn control_routes_say_what_is_wrong() {
         ("populate", json!({"conversation": V1_CONVERSATION, "count": 998}), "1000"),
         ("populate", json!({"conversation": "nowhere", "count": 1}), "nowhere"),
         ("populate", json!({"account": "AC2", "conversation": V1_CONVERSATION, "count": 1}), "AC2"),
+        ("remove", json!({"conversation": V2_CONVERSATION, "participant": NOBODY}), NOBODY),
+        ("remove", json!({"conversation": V1_CONVERSATION, "participant": ALICE}), V1_CONVERSATION),
         ("conversations", json!({"account": "AC2"}), "AC2"),
         ("conversations", json!({"status": "closed"}), "status"),
         ("conversations", json!({"state": "open"}), "open"),
@@ -865,6 +873,26 @@ async fn control_routes_say_what_is_wrong() {
         assert_eq!(refused.status, 400, "{}", refused.text);
         assert!(refused.body["error"].as_str().unwrap().contains(named), "{}", refused.text);
     }
+    let wrong = [
+        (json!({"los": 1}), "los"),
+        (json!({"loss": "often"}), "loss"),
+        (json!({"loss": 1.5}), "loss"),
+        (json!({"reorder": -0.5}), "reorder"),
+        (json!({"batch": 0}), "batch"),
+        (json!({"delay_ms": -1}), "delay_ms"),
+        (json!({"url": "events"}), "url"),
+        (json!({"url": "https://127.0.0.1/"}), "url"),
+        (json!({"url": "http://127.0.0.1/#top"}), "url"),
+        (json!({"account": "AC2"}), "AC2"),
+        (json!([]), "object"),
+    ];
+    for (body, named) in wrong {
+        let refused = fake.json("PUT", "/_sandbox/events", body).await;
+        assert_eq!(refused.status, 400, "{}", refused.text);
+        assert!(refused.body["error"].as_str().unwrap().contains(named), "{}", refused.text);
+    }
+    assert_eq!(fake.get("/_sandbox/events?idle=maybe").await.status, 400);
+    assert_eq!(fake.call("POST", "/_sandbox/events/test").await.status, 400);
     assert_eq!(fake.get("/_sandbox/nothing").await.status, 404);
     assert_eq!(fake.control("GET", "requests", Value::Null).await["total"], 0);
     let nonsense = Settings { faults: vec![Fault::default()], ..Settings::default() };
