@@ -28,7 +28,7 @@ use url::Url;
 pub use greeting::greeting;
 pub use signals::Signals;
 
-use crate::config::{Config, Drain, Upstream};
+use crate::config::{Bus, Config, Drain, Upstream};
 use crate::grpc::{self, CallLayer, Service};
 use crate::ids::{AccountId, Accounts};
 use crate::participants::{Feed, Freshness, PageTokens, Participants};
@@ -143,6 +143,7 @@ impl App {
             cache,
             lifetimes,
             watch,
+            bus,
             page_token_key,
             call_timeout,
             drain,
@@ -180,7 +181,11 @@ impl App {
         let (tasks, end_streams) = (TaskTracker::new(), CancellationToken::new());
         let metrics = Metrics::new(export.metrics)?;
         let client = Twilio::new(&twilio, accounts, metrics.clone())?;
-        let events = (Feed::local(watch.events_kept), Freshness::new(lifetimes, known.all()));
+        let feed = match bus {
+            Bus::Local => Feed::local(watch.events_kept),
+            Bus::Redis(settings) => Feed::shared(watch.events_kept, settings, metrics.clone()),
+        };
+        let events = (feed.clone(), Freshness::new(lifetimes, known.all(), feed.is_current()));
         let participants =
             Participants::new(client, &cache, page_tokens, events, tasks.clone(), metrics.clone());
 

@@ -29,6 +29,7 @@ const EXCEPTIONS: &[(&str, &str)] =
 const CONFINED: &[(&str, &[&str])] = &[
     ("reqwest", &["twilio"]),
     ("moka", &["cache"]),
+    ("redis", &["feed"]),
     ("prost", &["proto"]),
     ("tonic", &["proto", "grpc", "app"]),
     ("tonic_types", &["grpc", "app"]),
