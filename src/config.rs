@@ -3,6 +3,7 @@
 
 mod accounts;
 mod cli;
+mod events;
 mod settings;
 mod source;
 
@@ -14,6 +15,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use cli::{Command, Exit, parse};
+pub use events::Events;
 pub use settings::{SETTINGS, Setting, markdown};
 
 use crate::participants::{CacheSettings, Lifetimes, RedisSettings, RedisUrlSource};
@@ -42,6 +44,8 @@ pub struct Config {
     pub cache: CacheSettings,
     /// How old a cached answer may be.
     pub lifetimes: Lifetimes,
+    /// How Twilio's events come in.
+    pub events: Events,
     /// What watchers are told, and how.
     pub watch: Watch,
     /// Whether replicas tell each other what they are told.
@@ -163,7 +167,7 @@ fn account_lines(upstream: &Upstream) -> Vec<String> {
         Upstream::Twilio(accounts) => accounts,
     };
     let line = |(at, account): (usize, &Account)| {
-        let Account { id, v1_url, v2_url, credentials } = account;
+        let Account { id, v1_url, v2_url, credentials, auth_tokens: _ } = account;
         let default = if at == 0 { " (default)" } else { "" };
         let user = match credentials.user() {
             user if user.is_file() => format!("{} [{}]", user.value(), user.place()),
@@ -208,20 +212,24 @@ fn parse_faults(flag: &str, faults: &[String], problems: &mut Vec<Problem>) -> V
 /// Stands in for an address that is wrong, so that the rest can be checked too.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
+fn listen(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "must be address:port, such as 0.0.0.0:50051")
+}
+
 fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
-    let listen =
-        |text: &str| text.parse::<SocketAddr>().map_err(|_| "must be address:port, such as 0.0.0.0:50051");
     let filter = sources.optional("log.filter", LogSettings::check_filter).unwrap_or_default();
     let format = sources.required("log.format", str::parse::<LogFormat>);
     let calls = CallLog {
         is_access_log: sources.required("log.access", switch),
         slow: Some(sources.required("log.slow_call", duration)).filter(|bound| !bound.is_zero()),
     };
+    let ttl = sources.required("cache.ttl", duration);
     let export = Export { traces: otlp(sources, "TRACES"), metrics: otlp(sources, "METRICS") };
     Config {
         grpc_listen: sources.optional("grpc.listen", listen).unwrap_or(NOWHERE),
         admin_listen: sources.optional("admin.listen", listen).unwrap_or(NOWHERE),
         ready_file: sources.optional("ready_file", str::parse::<PathBuf>),
+        events: events::read(sources, &upstream),
         upstream,
         twilio: twilio::Settings {
             connect_timeout: sources.required("upstream.connect_timeout", limit),
@@ -235,7 +243,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
             reload_interval: sources.required("secrets.reload_interval", limit),
         },
         lifetimes: Lifetimes {
-            with_events: sources.required("cache.ttl", duration),
+            with_events: ttl,
             without_events: sources.required("cache.ttl_without_events", duration),
             live_window: sources.required("events.live_window", limit),
         },
@@ -244,7 +252,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
             events_kept: sources.required("watch.events_kept", |text| number(text, 2, 1_000_000)),
         },
         cache: CacheSettings {
-            ttl: sources.required("cache.ttl", duration),
+            ttl,
             negative_ttl: sources.required("cache.negative_ttl", duration),
             max_bytes: sources.required("cache.max_bytes", |text| number(text, 0, 1 << 40)),
         },

@@ -15,6 +15,8 @@ pub mod ids;
 
 pub mod telemetry;
 
+mod wire;
+
 pub mod sandbox;
 
 pub mod twilio;
@@ -24,6 +26,8 @@ pub mod cache;
 pub mod feed;
 
 pub mod participants;
+
+pub mod events;
 
 pub mod grpc;
 

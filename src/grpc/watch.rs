@@ -36,15 +36,20 @@ pub(super) fn answers(
 
 impl Answers {
     async fn next(&mut self) -> Result<WatchParticipantsResponse, Error> {
-        let told = timeout_at(self.due.min(self.deadline), self.watch.next()).await;
+        let until = self.due.min(self.deadline);
+        // One that is due comes before events that wait: a stream begins with a heartbeat, also where it resumes.
+        let told = match Instant::now() >= until {
+            true => None,
+            false => timeout_at(until, self.watch.next()).await.ok(),
+        };
         self.due = Instant::now() + self.heartbeat;
         match told {
-            Ok(told) => {
+            Some(told) => {
                 let Told { position, event } = told?;
                 Ok(answer(Message::Event(event.event.clone()), position))
             }
-            Err(_) if Instant::now() >= self.deadline => Err(Error::Deadline { sent: false }),
-            Err(_) => Ok(answer(Message::Heartbeat(Heartbeat {}), self.watch.place())),
+            None if Instant::now() >= self.deadline => Err(Error::Deadline { sent: false }),
+            None => Ok(answer(Message::Heartbeat(Heartbeat {}), self.watch.place())),
         }
     }
 }

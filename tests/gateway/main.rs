@@ -12,6 +12,7 @@ mod contract;
 mod conversations;
 mod deadlines;
 mod errors;
+mod events;
 mod fixtures;
 mod golden;
 mod lists;
