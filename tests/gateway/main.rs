@@ -25,4 +25,5 @@ mod replicas;
 mod rotation;
 mod updates;
 mod upstream;
+mod watch;
 mod writes;
