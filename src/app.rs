@@ -259,7 +259,7 @@ impl App {
             servers
                 .spawn(async move { ending("the sandbox", sandbox.run(end).map(Ok::<_, Infallible>)).await });
         }
-        let (participants, upkeep_end) = (self.participants, end.clone());
+        let (participants, upkeep_end) = (self.participants.clone(), end.clone());
         servers.spawn(async move {
             ending("the upkeep", participants.upkeep(upkeep_end).map(Ok::<_, Infallible>)).await
         });
@@ -308,7 +308,7 @@ impl App {
         self.end_streams.cancel();
         goaway.cancel();
         drain(grpc, events, &self.tasks, &self.calls, self.drain.timeout).await;
-        self.metrics.flush().await;
+        tokio::join!(self.participants.flush(), self.metrics.flush());
         end.cancel();
         Ok(())
     }

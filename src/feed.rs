@@ -186,6 +186,13 @@ impl Feed {
         }
     }
 
+    /// Waits for what other replicas are to be let know, a second at most.
+    pub async fn flush(&self) {
+        if let Some(redis) = &self.shared.redis {
+            redis.flush().await;
+        }
+    }
+
     /// The lease of this name, for so long, unless another replica holds it: that is `Lost`. Without a bus it is always
     /// there.
     pub async fn lease(&self, name: &str, time: Duration) -> Result<Lease, LeaseError> {

@@ -164,6 +164,11 @@ impl Participants {
         }
     }
 
+    /// Before the end: lets the other replicas know what was written last.
+    pub async fn flush(&self) {
+        self.feed.flush().await;
+    }
+
     /// Keeps what is remembered within its bounds and true to what other replicas tell, and what the accounts sign in with
     /// up to date, until the token is cancelled.
     pub async fn upkeep(&self, end: CancellationToken) {

@@ -20,7 +20,7 @@ use ::redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation,
 };
 use tokio::sync::Notify;
-use tokio::time::interval;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -69,6 +69,7 @@ struct Inner {
     is_current: Arc<AtomicBool>,
     notices: Mutex<Notices>,
     noticed: Notify,
+    sent: Notify,
     metrics: Metrics,
 }
 
@@ -115,6 +116,7 @@ impl Redis {
             is_current: Arc::default(),
             notices: Mutex::default(),
             noticed: Notify::new(),
+            sent: Notify::new(),
             metrics,
         }))
     }
@@ -145,6 +147,22 @@ impl Redis {
         self.0.noticed.notify_one();
     }
 
+    /// Waits until all notices are sent, for as long as Redis may take.
+    pub(super) async fn flush(&self) {
+        let all_sent = async {
+            while self.session().is_ok() && self.has_notices() {
+                self.0.sent.notified().await;
+            }
+        };
+        // What is left is lost with the process, and old by the others' cache lifetimes.
+        let _ = timeout(PATIENCE, all_sent).await;
+    }
+
+    fn has_notices(&self) -> bool {
+        let notices = self.notices();
+        !notices.waiting.is_empty() || !notices.sending.is_empty()
+    }
+
     async fn send_notices(&self) -> Result<Infallible, RedisError> {
         let unsure = std::mem::take(&mut self.notices().sending);
         unsure.into_iter().for_each(|notice| self.notify(notice));
@@ -155,6 +173,7 @@ impl Redis {
                     let _: Option<String> = self.run(&self.add(None, &fields)).await?;
                 }
                 self.notices().sending.clear();
+                self.0.sent.notify_one();
             }
             self.0.noticed.notified().await;
         }
@@ -168,13 +187,16 @@ impl Redis {
         (!batch.is_empty()).then_some(batch)
     }
 
-    async fn trim(&self) -> Result<Infallible, RedisError> {
-        let mut timer = interval((self.0.settings.retention / 10).min(LONGEST_TRIM_INTERVAL));
+    async fn trim(&self) -> Result<(), RedisError> {
+        let mut trim = self.0.scripts.trim.key(self.stream());
+        trim.arg(millis(self.0.settings.retention));
+        self.run::<Option<()>>(&trim).await.map(|_| ())
+    }
+
+    async fn trim_for_ever(&self) -> Result<Infallible, RedisError> {
         loop {
-            timer.tick().await;
-            let mut trim = self.0.scripts.trim.key(self.stream());
-            trim.arg(millis(self.0.settings.retention));
-            let _: Option<()> = self.run(&trim).await?;
+            sleep((self.0.settings.retention / 10).min(LONGEST_TRIM_INTERVAL)).await;
+            self.trim().await?;
         }
     }
 

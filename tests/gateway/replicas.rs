@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use participant_gateway::app::Stop;
 use participant_gateway::feed::{Event, Feed, LeaseError, Notice, Published, RedisSettings, RedisUrlSource};
 use participant_gateway::ids::{AccountId, ApiVersion, Segment};
 use participant_gateway::proto::*;
@@ -377,6 +378,17 @@ with_redis! {
         assert_eq!(conversations().await, 0);
         writer.create(Face::V1.create(Face::V1.newcomer(1))).await.unwrap();
         until(async || conversations().await == 1).await;
+    }
+
+    async fn the_last_write_of_a_gateway_that_ends_is_told() {
+        let (redis, (fake, _end)) = (Redis::start(), sandbox(Default::default()).await);
+        let mut writer = current_replica(fake, redis.address(), LONG).await;
+        let mut reader = current_replica(fake, redis.address(), LONG).await;
+        cached(&mut reader, Face::V1).await;
+        writer.update(Face::V1.update(Face::V1.marked("last"))).await.unwrap();
+        writer.stop(Stop::Promptly);
+        writer.ended().await.unwrap();
+        assert_eq!(Face::V1.mark(&forgotten(&mut reader, Face::V1).await), "last");
     }
 
     async fn all_are_told_each_event_once_and_in_one_order() {

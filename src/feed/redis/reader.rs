@@ -106,11 +106,18 @@ impl<H: Fn(Heard<'_>, Duration) + Send + Sync> Reader<'_, H> {
             let session = redis.begin_session().await?;
             self.find_place(&mut connection).await?;
             while self.read_on(&mut connection, None).await? == BATCH {}
+            // It fails where Redis takes no writes, such as after a failover: better before all seems well.
+            redis.trim().await?;
             redis.set_current(true);
             if std::mem::take(is_away) {
                 info!("Redis is back");
             }
-            tokio::try_join!(self.read_all(connection), redis.send_notices(), redis.trim(), broken(session))
+            tokio::try_join!(
+                self.read_all(connection),
+                redis.send_notices(),
+                redis.trim_for_ever(),
+                broken(session)
+            )
         };
         match ended.await {
             Err(error) => error,
