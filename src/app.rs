@@ -29,7 +29,7 @@ use url::Url;
 pub use greeting::greeting;
 pub use signals::Signals;
 
-use crate::config::{Config, Drain, Upstream};
+use crate::config::{Bus, Config, Drain, Upstream};
 use crate::events::webhook::{PublicUrlError, TIME_LIMIT};
 use crate::grpc::{self, CallLayer, Service};
 use crate::ids::{AccountId, Accounts};
@@ -153,6 +153,7 @@ impl App {
             lifetimes,
             events,
             watch,
+            bus,
             page_token_key,
             call_timeout,
             drain,
@@ -195,9 +196,13 @@ impl App {
         let (tasks, end_streams) = (TaskTracker::new(), CancellationToken::new());
         let metrics = Metrics::new(export.metrics)?;
         let client = Twilio::new(&twilio, accounts.clone(), metrics.clone())?;
-        let feed = (Feed::local(watch.events_kept), Freshness::new(lifetimes, known.all()));
+        let feed = match bus {
+            Bus::Local => Feed::local(watch.events_kept),
+            Bus::Redis(settings) => Feed::shared(watch.events_kept, settings, metrics.clone()),
+        };
+        let freshness = Freshness::new(lifetimes, known.all(), feed.is_current());
         let participants =
-            Participants::new(client, &cache, page_tokens, feed, tasks.clone(), metrics.clone());
+            Participants::new(client, &cache, page_tokens, (feed, freshness), tasks.clone(), metrics.clone());
 
         let events = events.map(|bound| {
             let routes = events::routes(&bound, &accounts, participants.clone(), metrics.clone());
@@ -257,7 +262,7 @@ impl App {
             servers
                 .spawn(async move { ending("the sandbox", sandbox.run(end).map(Ok::<_, Infallible>)).await });
         }
-        let (participants, upkeep_end) = (self.participants, end.clone());
+        let (participants, upkeep_end) = (self.participants.clone(), end.clone());
         servers.spawn(async move {
             ending("the upkeep", participants.upkeep(upkeep_end).map(Ok::<_, Infallible>)).await
         });
@@ -306,7 +311,7 @@ impl App {
         self.end_streams.cancel();
         goaway.cancel();
         drain(grpc, events, &self.tasks, &self.calls, self.drain.timeout).await;
-        self.metrics.flush().await;
+        tokio::join!(self.participants.flush(), self.metrics.flush());
         end.cancel();
         Ok(())
     }

@@ -26,7 +26,11 @@ pub use stream::Streamed;
 
 pub use crate::cache::Settings as CacheSettings;
 use crate::cache::{self, Aliases, Cache, Outcomes};
-pub use crate::feed::{Event, Feed, NotPublished, Position, Published, Told};
+use crate::feed::Heard;
+pub use crate::feed::{
+    BadRedisUrl, Event, Feed, Lease, LeaseError, NotPublished, Position, Published, RedisSettings, RedisUrl,
+    RedisUrlSource, Told,
+};
 use crate::ids::Segment;
 use crate::proto::{CacheStatus, Participant};
 use crate::telemetry::Metrics;
@@ -159,13 +163,20 @@ impl Participants {
         }
     }
 
-    /// Keeps what is remembered within its bounds, and what the accounts sign in with up to date, until the token is
-    /// cancelled.
+    /// Before the end: lets the other replicas know what was written last.
+    pub async fn flush(&self) {
+        self.feed.flush().await;
+    }
+
+    /// Keeps what is remembered within its bounds and true to what other replicas tell, and what the accounts sign in with
+    /// up to date, until the token is cancelled.
     pub async fn upkeep(&self, end: CancellationToken) {
+        let hear = |heard: Heard<'_>, age| self.hear(heard, age);
         tokio::join!(
             self.cache.upkeep(end.clone()),
             self.aliases.upkeep(end.clone()),
             self.outcomes.upkeep(end.clone()),
+            self.feed.follow(hear, end.clone()),
             self.twilio.upkeep(end),
         );
     }

@@ -31,6 +31,7 @@ const EXCEPTIONS: &[(&str, &str)] =
 const CONFINED: &[(&str, &[&str])] = &[
     ("reqwest", &["sandbox", "twilio"]),
     ("moka", &["cache"]),
+    ("redis", &["feed"]),
     ("prost", &["proto"]),
     ("tonic", &["proto", "grpc", "app"]),
     ("tonic_types", &["grpc", "app"]),

@@ -210,6 +210,14 @@ fn the_ends_of_a_range_are_legal_and_what_lies_beyond_is_not() {
         ("GATEWAY_SECRETS_RELOAD_INTERVAL", vec!["100ms", "1day"], vec!["0s", "2days"]),
         ("GATEWAY_PAGE_TOKEN_KEY", vec!["0123456789abcdef"], vec!["0123456789abcde"]),
         ("GATEWAY_LOG_FORMAT", vec!["auto", "json", "text"], vec!["JSON"]),
+        (
+            "GATEWAY_REDIS_URL",
+            vec!["redis://cache", "rediss://:secret@[::1]:1/2"],
+            vec!["cache:6379", "http://cache"],
+        ),
+        ("GATEWAY_REDIS_MAX_LEN", vec!["1000", "100000000"], vec!["999", "100000001"]),
+        ("GATEWAY_REDIS_RETENTION", vec!["1m", "1day"], vec!["59s", "2days"]),
+        ("GATEWAY_REDIS_KEY_PREFIX", vec!["a:b"], vec!["{a}", "a b"]),
         ("GATEWAY_GRPC_LISTEN", vec!["[::1]:0", "0.0.0.0:0"], vec!["::1", "127.0.0.1:65536", ":50051"]),
     ] {
         for value in legal {
@@ -220,6 +228,30 @@ fn the_ends_of_a_range_are_legal_and_what_lies_beyond_is_not() {
             assert_problems(&problems, &[(variable, "must be")]);
         }
     }
+}
+
+#[test]
+fn the_url_of_redis_may_stand_in_a_file_and_its_password_is_shown_nowhere() {
+    let is_shared = |config: Config| match config.bus {
+        Bus::Redis(settings) => !format!("{settings:?}").contains("planted"),
+        Bus::Local => false,
+    };
+    let (url, file) = ("redis://:planted@cache", File::new("redis://:planted@cache\n"));
+    assert!(is_shared(config(&[], &[("GATEWAY_REDIS_URL", url)])));
+    assert!(is_shared(config(&[], &[("GATEWAY_REDIS_URL_FILE", file.path())])));
+    assert!(matches!(config(&[], &[]).bus, Bus::Local));
+
+    let both = [("GATEWAY_REDIS_URL", url), ("GATEWAY_REDIS_URL_FILE", file.path())];
+    assert_problems(
+        &problems_beside_an_account(&[], &both),
+        &[("GATEWAY_REDIS_URL", "GATEWAY_REDIS_URL_FILE")],
+    );
+    let wrong = [("GATEWAY_REDIS_URL", "redis://:planted@cache/nonsense")];
+    assert_problems(&problems_beside_an_account(&[], &wrong), &[("GATEWAY_REDIS_URL", "must be redis://")]);
+    let missing = [("GATEWAY_REDIS_URL_FILE", "/nowhere")];
+    assert_problems(&problems_beside_an_account(&[], &missing), &[("GATEWAY_REDIS_URL_FILE", "must")]);
+    let lines = report(&[], &[("GATEWAY_REDIS_URL", url)]).lines.join("\n");
+    assert!(lines.contains("redis.url = ***") && !lines.contains("planted"), "{lines}");
 }
 
 #[test]

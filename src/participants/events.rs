@@ -1,19 +1,41 @@
 //! What Twilio's events mean here: forget first, then tell. A watcher who reacts with a read must not be told the old value.
 
 use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
 
 use super::writes::people;
 use super::{Error, Event, Participants, Position, Published, Told};
-use crate::feed::{NotPublished, Subscription};
+use crate::feed::{Heard, NotPublished, Notice, Subscription};
 use crate::ids::{AccountId, ApiVersion, Segment};
 use crate::proto::ParticipantEventType;
 
 impl Participants {
-    /// Forgets what the event makes stale, then tells the watchers. It fails where the event could not be handed on, and
-    /// then has to come again.
+    /// Forgets what the event makes stale, then tells the watchers: those of all replicas, where they share a bus. It fails
+    /// where the event could not be handed on, and then has to come again.
     pub async fn apply(&self, event: Event) -> Result<Published, NotPublished> {
         self.forget_after(&event);
         self.feed.publish(event).await
+    }
+
+    /// What stands in the stream that the replicas share. This one's own events come again here, to be forgotten again:
+    /// that costs a load, and needs no look at whose they are.
+    pub(super) fn hear(&self, heard: Heard<'_>, age: Duration) {
+        match heard {
+            Heard::Event(event) => {
+                self.forget_after(event);
+                self.freshness.delivered(&event.account, event.version, age);
+            }
+            Heard::Notice(Notice::Written { account, conversation, people }) => {
+                self.cache.forget(account, conversation);
+                if *people {
+                    self.cache.forget_people(account);
+                }
+            }
+            Heard::Notice(Notice::Delivered { account, version }) => {
+                self.freshness.delivered(account, *version, age);
+            }
+            Heard::Notice(Notice::Everything) => self.cache.forget_all(),
+        }
     }
 
     fn forget_after(&self, event: &Event) {
@@ -37,9 +59,11 @@ impl Participants {
         }
     }
 
-    /// Notes that a source of events is alive.
+    /// Notes that a source of events is alive, here and at the other replicas.
     pub fn delivered(&self, account: &AccountId, version: ApiVersion) {
-        self.freshness.delivered(account, version);
+        if self.freshness.delivered(account, version, Duration::ZERO) {
+            self.feed.notify(Notice::Delivered { account: account.clone(), version });
+        }
     }
 
     /// A stream of the events that pass the filter, after the place or from now on.

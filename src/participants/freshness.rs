@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::ids::{AccountId, ApiVersion};
@@ -17,6 +17,8 @@ pub struct Freshness {
     /// Moments are counted in milliseconds from here.
     begin: Instant,
     lifetimes: Lifetimes,
+    /// Whether other replicas can tell this one what they are told; `None` where there are none.
+    bus: Option<Arc<AtomicBool>>,
 }
 
 /// How old a cached answer may be.
@@ -31,8 +33,12 @@ pub struct Lifetimes {
 }
 
 impl Freshness {
-    /// Of these accounts; none of their sources is live yet.
-    pub fn new(mut lifetimes: Lifetimes, accounts: impl IntoIterator<Item = AccountId>) -> Self {
+    /// Of these accounts; none of their sources is live yet. `bus` is [`Feed::is_current`](crate::feed::Feed::is_current).
+    pub fn new(
+        mut lifetimes: Lifetimes,
+        accounts: impl IntoIterator<Item = AccountId>,
+        bus: Option<Arc<AtomicBool>>,
+    ) -> Self {
         // The cache keeps nothing for longer.
         lifetimes.without_events = lifetimes.without_events.min(lifetimes.with_events);
         let both = |account: AccountId| {
@@ -40,21 +46,28 @@ impl Freshness {
                 .map(|version| ((account.clone(), version), AtomicU64::new(NEVER)))
         };
         let sources = accounts.into_iter().flat_map(both).collect();
-        Self { sources: Arc::new(sources), begin: Instant::now(), lifetimes }
+        Self { sources: Arc::new(sources), begin: Instant::now(), lifetimes, bus }
     }
 
-    /// A delivery of this source was verified.
-    pub fn delivered(&self, account: &AccountId, version: ApiVersion) {
-        if let Some(last) = self.sources.get(&(account.clone(), version)) {
-            last.store(self.now(), Ordering::Relaxed);
-        }
+    /// A delivery of this source was verified so long ago. Whether that is worth telling: who was told lately knows.
+    pub fn delivered(&self, account: &AccountId, version: ApiVersion, age: Duration) -> bool {
+        let Some(last) = self.sources.get(&(account.clone(), version)) else {
+            return false;
+        };
+        let at = self.now().saturating_sub(millis(age));
+        let before = last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+            (last == NEVER || last < at).then_some(at)
+        });
+        let is_news = |last| last == NEVER || at - last > millis(self.lifetimes.live_window) / 8;
+        before.is_ok_and(is_news)
     }
 
     /// Whether events of the account are known to arrive.
     pub fn is_live(&self, account: &AccountId, version: ApiVersion) -> bool {
         let last = self.sources.get(&(account.clone(), version)).map(|last| last.load(Ordering::Relaxed));
-        let window = u64::try_from(self.lifetimes.live_window.as_millis()).unwrap_or(NEVER);
-        last.is_some_and(|last| last != NEVER && self.now().saturating_sub(last) <= window)
+        let is_live =
+            |last| last != NEVER && self.now().saturating_sub(last) <= millis(self.lifetimes.live_window);
+        last.is_some_and(is_live) && self.bus.as_ref().is_none_or(|bus| bus.load(Ordering::SeqCst))
     }
 
     /// Each source, by version and account, and whether it is live.
@@ -80,6 +93,10 @@ impl Freshness {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(NEVER - 1)
+        millis(self.begin.elapsed())
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(NEVER - 1)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Histogram, Meter, MeterProvider as _, UpDownCounter};
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, MeterProvider as _, UpDownCounter};
 use opentelemetry_otlp::{ExporterBuildError, MetricExporter};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkError;
@@ -133,6 +133,22 @@ const WEIGHT: Row = Row {
     labels: &[],
     help: "Estimated bytes in the cache, as of the last upkeep",
 };
+const BUS: Row = Row {
+    name: "participant.bus.current",
+    prometheus: "participant_bus_current",
+    kind: "gauge",
+    unit: "",
+    labels: &[],
+    help: "1 while this replica knows all that is in Redis's stream, 0 while Redis is away; absent without `redis.url`",
+};
+const BUS_LAG: Row = Row {
+    name: "participant.bus.lag",
+    prometheus: "participant_bus_lag_seconds",
+    kind: "histogram",
+    unit: "s",
+    labels: &[],
+    help: "From when an entry was added to Redis's stream, by Redis's clock, until this replica has applied it",
+};
 const EVENTS: Row = Row {
     name: "participant.events.received",
     prometheus: "participant_events_received_total",
@@ -189,6 +205,8 @@ pub const METRICS: &[Row] = &[
     AGE,
     ENTRIES,
     WEIGHT,
+    BUS,
+    BUS_LAG,
     EVENTS,
     EVENT_AGE,
     SOURCES,
@@ -216,6 +234,9 @@ const DURATIONS: [f64; 14] =
 /// Seconds, up to the longest lifetimes that make sense.
 const AGES: [f64; 9] = [0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0];
 
+/// Seconds, from what is usual to what only an outage explains.
+const LAGS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0];
+
 /// The instruments of one gateway. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics(Arc<Instruments>);
@@ -230,6 +251,8 @@ struct Instruments {
     bad_secrets: UpDownCounter<i64>,
     lookups: Counter<u64>,
     age: Histogram<f64>,
+    bus: Gauge<u64>,
+    bus_lag: Histogram<f64>,
     events: Counter<u64>,
     event_age: Histogram<f64>,
     meter: Meter,
@@ -319,6 +342,8 @@ impl Metrics {
             bad_secrets: up_down(&BAD_SECRETS),
             lookups: counter(&LOOKUPS),
             age: histogram(&AGE, &AGES),
+            bus: meter.u64_gauge(BUS.name).with_description(BUS.help).build(),
+            bus_lag: histogram(&BUS_LAG, &LAGS),
             events: counter(&EVENTS),
             event_age: histogram(&EVENT_AGE, &AGES),
             meter: meter.clone(),
@@ -423,6 +448,16 @@ impl Metrics {
     pub fn cache_hit(&self, age: Duration) {
         self.cache_looked_up("hit");
         self.0.age.record(age.as_secs_f64(), &[]);
+    }
+
+    /// This replica knows all that is in the shared stream, or cannot tell any more.
+    pub fn bus_turned(&self, is_current: bool) {
+        self.0.bus.record(is_current.into(), &[]);
+    }
+
+    /// An entry of the shared stream was applied so long after it was added.
+    pub fn bus_lagged(&self, lag: Duration) {
+        self.0.bus_lag.record(lag.as_secs_f64(), &[]);
     }
 
     /// Asks for the cache's entries and weight whenever the registry is read.
