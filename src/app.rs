@@ -29,6 +29,8 @@ pub use greeting::greeting;
 pub use signals::Signals;
 
 use crate::config::{Config, Drain, Upstream};
+#[cfg(feature = "kinesis")]
+use crate::events::kinesis;
 use crate::grpc::{self, CallLayer, Service};
 use crate::ids::{AccountId, Accounts};
 use crate::participants::{Feed, Freshness, PageTokens, Participants};
@@ -117,6 +119,8 @@ pub struct App {
     admin: TcpListener,
     sandbox: Option<Sandbox>,
     participants: Participants,
+    #[cfg(feature = "kinesis")]
+    kinesis: Option<kinesis::Settings>,
     /// The key of page tokens, where a file holds it, and how often that is read.
     key_file: Option<(Secret, Duration)>,
     calls: CallLayer,
@@ -143,6 +147,8 @@ impl App {
             cache,
             lifetimes,
             watch,
+            #[cfg(feature = "kinesis")]
+            kinesis,
             page_token_key,
             call_timeout,
             drain,
@@ -195,6 +201,8 @@ impl App {
             admin,
             sandbox,
             participants,
+            #[cfg(feature = "kinesis")]
+            kinesis,
             key_file: page_token_key.filter(Secret::is_file).map(|key| (key, twilio.reload_interval)),
             calls,
             health,
@@ -232,6 +240,12 @@ impl App {
             let end = end.clone();
             servers
                 .spawn(async move { ending("the sandbox", sandbox.run(end).map(Ok::<_, Infallible>)).await });
+        }
+        #[cfg(feature = "kinesis")]
+        if let Some(settings) = self.kinesis {
+            let follow =
+                kinesis::follow(settings, self.participants.clone(), self.metrics.clone(), end.clone());
+            servers.spawn(ending("the reader of Kinesis", follow.map(Ok::<_, Infallible>)));
         }
         let (participants, upkeep_end) = (self.participants, end.clone());
         servers.spawn(async move {

@@ -27,6 +27,8 @@ pub mod participants;
 
 pub mod grpc;
 
+pub mod events;
+
 pub mod config;
 
 pub mod app;

@@ -17,8 +17,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("feed", &["proto", "ids", "telemetry"]),
     ("participants", &["proto", "ids", "telemetry", "twilio", "cache", "feed"]),
     ("grpc", &["proto", "ids", "telemetry", "participants"]),
-    ("config", &["proto", "ids", "telemetry", "sandbox", "twilio", "participants"]),
-    ("app", &["proto", "ids", "telemetry", "sandbox", "twilio", "participants", "grpc", "config"]),
+    ("events", &["proto", "ids", "telemetry", "participants"]),
+    ("config", &["proto", "ids", "telemetry", "sandbox", "twilio", "participants", "events"]),
+    ("app", &["proto", "ids", "telemetry", "sandbox", "twilio", "participants", "grpc", "events", "config"]),
 ];
 
 /// What one file may use beyond its module's row.
@@ -27,6 +28,8 @@ const EXCEPTIONS: &[(&str, &str)] =
 
 /// Crates that only some modules may name.
 const CONFINED: &[(&str, &[&str])] = &[
+    ("aws_config", &["events"]),
+    ("aws_sdk_kinesis", &["events"]),
     ("reqwest", &["twilio"]),
     ("moka", &["cache"]),
     ("prost", &["proto"]),

@@ -1,6 +1,7 @@
 //! What Twilio's events mean here: forget first, then tell. A watcher who reacts with a read must not be told the old value.
 
 use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
 
 use super::writes::people;
 use super::{Error, Event, Participants, Position, Published, Told};
@@ -40,6 +41,16 @@ impl Participants {
     /// Notes that a source of events is alive.
     pub fn delivered(&self, account: &AccountId, version: ApiVersion) {
         self.freshness.delivered(account, version);
+    }
+
+    /// Notes that the events of v1, of all accounts, are applied up to `behind` ago.
+    pub fn followed(&self, behind: Duration) {
+        self.freshness.followed(behind);
+    }
+
+    /// Forgets everything cached, for events that nobody tells any more.
+    pub fn forget_everything(&self) {
+        self.cache.forget_all();
     }
 
     /// A stream of the events that pass the filter, after the place or from now on.

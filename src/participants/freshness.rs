@@ -10,10 +10,15 @@ use crate::ids::{AccountId, ApiVersion};
 /// Stands for never.
 const NEVER: u64 = u64::MAX;
 
+/// A stream of events that is so far behind keeps nothing true.
+const LONGEST_BEHIND: Duration = Duration::from_secs(60);
+
 /// Which accounts are told of changes, per API version: v1's events say nothing of v2. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Freshness {
     sources: Arc<HashMap<(AccountId, ApiVersion), AtomicU64>>,
+    /// Up to which moment a stream has told what v1 had to tell.
+    followed: Arc<AtomicU64>,
     /// Moments are counted in milliseconds from here.
     begin: Instant,
     lifetimes: Lifetimes,
@@ -40,7 +45,8 @@ impl Freshness {
                 .map(|version| ((account.clone(), version), AtomicU64::new(NEVER)))
         };
         let sources = accounts.into_iter().flat_map(both).collect();
-        Self { sources: Arc::new(sources), begin: Instant::now(), lifetimes }
+        let followed = Arc::new(AtomicU64::new(NEVER));
+        Self { sources: Arc::new(sources), followed, begin: Instant::now(), lifetimes }
     }
 
     /// A delivery of this source was verified.
@@ -50,11 +56,23 @@ impl Freshness {
         }
     }
 
+    /// A stream has told what v1 had to tell up to `behind` ago, of all accounts.
+    pub fn followed(&self, behind: Duration) {
+        // One that is further behind than this process is old is no use yet.
+        if let Some(moment) = self.now().checked_sub(millis(behind)) {
+            self.followed.store(moment, Ordering::Relaxed);
+        }
+    }
+
     /// Whether events of the account are known to arrive.
     pub fn is_live(&self, account: &AccountId, version: ApiVersion) -> bool {
-        let last = self.sources.get(&(account.clone(), version)).map(|last| last.load(Ordering::Relaxed));
-        let window = u64::try_from(self.lifetimes.live_window.as_millis()).unwrap_or(NEVER);
-        last.is_some_and(|last| last != NEVER && self.now().saturating_sub(last) <= window)
+        let is_within = |last: &AtomicU64, window: Duration| {
+            let last = last.load(Ordering::Relaxed);
+            last != NEVER && self.now().saturating_sub(last) <= millis(window)
+        };
+        let is_followed = version == ApiVersion::V1 && is_within(&self.followed, LONGEST_BEHIND);
+        let last = self.sources.get(&(account.clone(), version));
+        is_followed || last.is_some_and(|last| is_within(last, self.lifetimes.live_window))
     }
 
     /// How old an answer about the account may be.
@@ -72,6 +90,10 @@ impl Freshness {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(NEVER - 1)
+        millis(self.begin.elapsed())
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(NEVER - 1)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Histogram, Meter, MeterProvider as _, UpDownCounter};
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, MeterProvider as _, UpDownCounter};
 use opentelemetry_otlp::{ExporterBuildError, MetricExporter};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkError;
@@ -132,6 +132,14 @@ const WEIGHT: Row = Row {
     labels: &[],
     help: "Estimated bytes in the cache, as of the last upkeep",
 };
+const KINESIS_BEHIND: Row = Row {
+    name: "participant.kinesis.behind",
+    prometheus: "participant_kinesis_behind_seconds",
+    kind: "gauge",
+    unit: "s",
+    labels: &[],
+    help: "How old a change may be of which the Kinesis stream has told nothing here yet; grows while it cannot be read",
+};
 const SPANS: Row = Row {
     name: "participant.telemetry.spans",
     prometheus: "participant_telemetry_spans_total",
@@ -162,6 +170,7 @@ pub const METRICS: &[Row] = &[
     AGE,
     ENTRIES,
     WEIGHT,
+    KINESIS_BEHIND,
     SPANS,
     BUILD,
 ];
@@ -200,6 +209,7 @@ struct Instruments {
     bad_secrets: UpDownCounter<i64>,
     lookups: Counter<u64>,
     age: Histogram<f64>,
+    kinesis_behind: Gauge<f64>,
     meter: Meter,
     registry: Registry,
     provider: SdkMeterProvider,
@@ -277,6 +287,8 @@ impl Metrics {
         };
         let counter = |row: &Row| meter.u64_counter(row.name).with_description(row.help).build();
         let up_down = |row: &Row| meter.i64_up_down_counter(row.name).with_description(row.help).build();
+        let gauge =
+            |row: &Row| meter.f64_gauge(row.name).with_description(row.help).with_unit(row.unit).build();
         let instruments = Instruments {
             calls: histogram(&CALLS, &DURATIONS),
             in_flight: up_down(&IN_FLIGHT),
@@ -287,6 +299,7 @@ impl Metrics {
             bad_secrets: up_down(&BAD_SECRETS),
             lookups: counter(&LOOKUPS),
             age: histogram(&AGE, &AGES),
+            kinesis_behind: gauge(&KINESIS_BEHIND),
             meter: meter.clone(),
             registry,
             provider,
@@ -378,6 +391,11 @@ impl Metrics {
     /// The file of a secret went bad, or is good again.
     pub fn secret_file_turned(&self, is_bad: bool) {
         self.0.bad_secrets.add(if is_bad { 1 } else { -1 }, &[]);
+    }
+
+    /// All records of the Kinesis stream are applied up to `behind` ago.
+    pub fn kinesis_read(&self, behind: Duration) {
+        self.0.kinesis_behind.record(behind.as_secs_f64(), &[]);
     }
 
     /// A read was served, or not; `outcome` is one of those that the table lists.
