@@ -1,11 +1,14 @@
 //! Assembly: from the configuration to bound listeners, and from those to a clean end.
 
 mod admin;
+mod events;
 mod greeting;
 mod ready_file;
 mod server;
 mod signals;
 
+#[cfg(feature = "kinesis")]
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -29,8 +32,9 @@ pub use greeting::greeting;
 pub use signals::Signals;
 
 use crate::config::{Config, Drain, Upstream};
+use crate::events::webhook::{PublicUrlError, TIME_LIMIT};
 #[cfg(feature = "kinesis")]
-use crate::events::kinesis;
+use crate::events::{Receiver, kinesis};
 use crate::grpc::{self, CallLayer, Service};
 use crate::ids::{AccountId, Accounts};
 use crate::participants::{Feed, Freshness, PageTokens, Participants};
@@ -67,6 +71,9 @@ pub enum BuildError {
     /// The configuration holds no account.
     #[error("no account is configured")]
     NoAccount,
+    /// The events listener's own URL is none that Twilio could call.
+    #[error("the events listener's own URL {0}: set events.public_url")]
+    EventsUrl(PublicUrlError),
     /// The client for Twilio could not be made.
     #[error(transparent)]
     Twilio(#[from] twilio::BuildError),
@@ -107,6 +114,8 @@ pub struct Addresses {
     pub grpc: SocketAddr,
     /// `/livez`, `/readyz`, `/metrics`.
     pub admin: SocketAddr,
+    /// `/events`, for Twilio.
+    pub events: Option<SocketAddr>,
     /// The embedded sandbox.
     pub sandbox: Option<SocketAddr>,
 }
@@ -117,12 +126,14 @@ pub struct App {
     grpc: TcpListener,
     router: server::Router,
     admin: TcpListener,
+    events: Option<(TcpListener, axum::Router)>,
     sandbox: Option<Sandbox>,
     participants: Participants,
     #[cfg(feature = "kinesis")]
-    kinesis: Option<kinesis::Settings>,
-    /// The key of page tokens, where a file holds it, and how often that is read.
-    key_file: Option<(Secret, Duration)>,
+    kinesis: Option<(kinesis::Settings, HashSet<AccountId>)>,
+    /// Secrets of files that nobody else reads again, and how often they are read.
+    files: Vec<Secret>,
+    reload_interval: Duration,
     calls: CallLayer,
     health: HealthReporter,
     ready_file: Option<PathBuf>,
@@ -146,6 +157,7 @@ impl App {
             twilio,
             cache,
             lifetimes,
+            events,
             watch,
             #[cfg(feature = "kinesis")]
             kinesis,
@@ -160,6 +172,7 @@ impl App {
         }
         let (grpc, grpc_address) = bind("gRPC", "--grpc-listen", grpc_listen).await?;
         let (admin, admin_address) = bind("admin", "--admin-listen", admin_listen).await?;
+        let events = events::bind(events).await?;
         let (sandbox, accounts) = match upstream {
             Upstream::Twilio(accounts) => (None, accounts),
             Upstream::Sandbox(settings) => {
@@ -171,6 +184,7 @@ impl App {
         let addresses = Addresses {
             grpc: grpc_address,
             admin: admin_address,
+            events: events.as_ref().map(|bound| bound.address),
             sandbox: sandbox.as_ref().map(Sandbox::local_addr),
         };
 
@@ -185,10 +199,17 @@ impl App {
         let known = Accounts::new(default, accounts.iter().map(|account| account.id.clone()));
         let (tasks, end_streams) = (TaskTracker::new(), CancellationToken::new());
         let metrics = Metrics::new(export.metrics)?;
-        let client = Twilio::new(&twilio, accounts, metrics.clone())?;
-        let events = (Feed::local(watch.events_kept), Freshness::new(lifetimes, known.all()));
+        let client = Twilio::new(&twilio, accounts.clone(), metrics.clone())?;
+        let feed = (Feed::local(watch.events_kept), Freshness::new(lifetimes, known.all()));
         let participants =
-            Participants::new(client, &cache, page_tokens, events, tasks.clone(), metrics.clone());
+            Participants::new(client, &cache, page_tokens, feed, tasks.clone(), metrics.clone());
+
+        let events = events.map(|bound| {
+            let routes = events::routes(&bound, &accounts, participants.clone(), metrics.clone());
+            (bound.listener, routes)
+        });
+        let files = accounts.iter().flat_map(Account::spare_tokens).chain(&page_token_key);
+        let files = files.filter(|secret| secret.is_file()).cloned().collect();
 
         let calls = CallLayer::new(call_timeout, end_streams.clone(), metrics.clone(), log.calls);
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -199,11 +220,13 @@ impl App {
             grpc,
             router,
             admin,
+            events,
             sandbox,
             participants,
             #[cfg(feature = "kinesis")]
-            kinesis,
-            key_file: page_token_key.filter(Secret::is_file).map(|key| (key, twilio.reload_interval)),
+            kinesis: kinesis.map(|settings| (settings, accounts.iter().map(|one| one.id.clone()).collect())),
+            files,
+            reload_interval: twilio.reload_interval,
             calls,
             health,
             ready_file,
@@ -242,21 +265,26 @@ impl App {
                 .spawn(async move { ending("the sandbox", sandbox.run(end).map(Ok::<_, Infallible>)).await });
         }
         #[cfg(feature = "kinesis")]
-        if let Some(settings) = self.kinesis {
-            let follow =
-                kinesis::follow(settings, self.participants.clone(), self.metrics.clone(), end.clone());
+        if let Some((settings, accounts)) = self.kinesis {
+            let receiver = Receiver::new(self.participants.clone(), self.metrics.clone());
+            let follow = kinesis::follow(settings, receiver, accounts, end.clone());
             servers.spawn(ending("the reader of Kinesis", follow.map(Ok::<_, Infallible>)));
         }
         let (participants, upkeep_end) = (self.participants, end.clone());
         servers.spawn(async move {
             ending("the upkeep", participants.upkeep(upkeep_end).map(Ok::<_, Infallible>)).await
         });
-        if let Some((key, every)) = self.key_file {
-            let (metrics, end) = (self.metrics.clone(), end.clone());
+        for secret in self.files {
+            let (every, metrics, end) = (self.reload_interval, self.metrics.clone(), end.clone());
             servers.spawn(async move {
-                let upkeep = key.upkeep(every, &metrics, end);
-                ending("the page token key's upkeep", upkeep.map(Ok::<_, Infallible>)).await
+                let upkeep = secret.upkeep(every, &metrics, end);
+                ending("a secret's upkeep", upkeep.map(Ok::<_, Infallible>)).await
             });
+        }
+        let mut events = JoinSet::new();
+        if let Some((listener, routes)) = self.events {
+            let serving = admin::serve(listener, routes, goaway.clone());
+            events.spawn(ending("the events listener", serving));
         }
         let mut grpc = JoinSet::new();
         let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true));
@@ -271,12 +299,14 @@ impl App {
         if let Some(path) = &self.ready_file {
             ready_file::write(path, &self.addresses).map_err(RunError::ReadyFile)?;
         }
-        let Addresses { grpc: grpc_address, admin, sandbox } = self.addresses;
-        info!(grpc = %grpc_address, %admin, sandbox = sandbox.map(tracing::field::display), "serving");
+        let Addresses { grpc: grpc_address, admin, events: events_address, sandbox } = self.addresses;
+        let [events_address, sandbox] = [events_address, sandbox].map(|it| it.map(tracing::field::display));
+        info!(grpc = %grpc_address, %admin, events = events_address, sandbox, "serving");
 
         let stop = tokio::select! {
             stop = stop => stop,
             Some(ended) = servers.join_next() => return Err(ended_early(ended)),
+            Some(ended) = events.join_next() => return Err(ended_early(ended)),
             Some(ended) = grpc.join_next() => return Err(ended_early(ended)),
         };
         health.set_service_status(SERVICE_NAME, ServingStatus::NotServing).await;
@@ -288,17 +318,26 @@ impl App {
         info!(timeout = ?self.drain.timeout, calls = self.calls.in_flight(), "draining");
         self.end_streams.cancel();
         goaway.cancel();
-        drain(grpc, &self.tasks, &self.calls, self.drain.timeout).await;
+        drain(grpc, events, &self.tasks, &self.calls, self.drain.timeout).await;
         self.metrics.flush().await;
         end.cancel();
         Ok(())
     }
 }
 
-/// Waits for the calls in flight and for the writes that outlived theirs; when the time is up, cuts them.
-async fn drain(mut grpc: JoinSet<Ended>, tasks: &TaskTracker, calls: &CallLayer, limit: Duration) {
+/// Waits for the calls and the deliveries in flight and for the writes that outlived their calls; when the time is up, cuts
+/// them.
+async fn drain(
+    mut grpc: JoinSet<Ended>,
+    mut events: JoinSet<Ended>,
+    tasks: &TaskTracker,
+    calls: &CallLayer,
+    limit: Duration,
+) {
     tasks.close();
-    let all = async {
+    // No delivery takes longer; what is left are connections that never spoke.
+    let deliveries = timeout(TIME_LIMIT, events.join_next());
+    let calls_and_writes = async {
         if let Some(ended) = grpc.join_next().await
             && let (_, Err(reason)) = ended.unwrap_or_else(|error| ("gRPC", Err(error.to_string())))
         {
@@ -306,8 +345,8 @@ async fn drain(mut grpc: JoinSet<Ended>, tasks: &TaskTracker, calls: &CallLayer,
         }
         tasks.wait().await;
     };
-    match timeout(limit, all).await {
-        Ok(()) => info!("drained"),
+    match timeout(limit, async { tokio::join!(calls_and_writes, deliveries) }).await {
+        Ok(_) => info!("drained"),
         // tonic waits for connections, too: one that never speaks would keep the process for ever.
         Err(_) => warn!(
             calls = calls.in_flight(),
@@ -371,6 +410,7 @@ fn sandbox_account(address: SocketAddr) -> Result<Account, BuildError> {
     let url = Url::parse(&format!("http://{address}")).map_err(|_| BuildError::NoAccount)?;
     let password = Secret::new("the sandbox's", sandbox::AUTH_TOKEN);
     let user = Secret::new("the sandbox's", sandbox::ACCOUNT_SID);
-    let credentials = Credentials::Basic { user, passwords: vec![password] };
-    Ok(Account { id, v1_url: url.clone(), v2_url: url, credentials })
+    let auth_tokens = vec![password];
+    let credentials = Credentials::Basic { user, passwords: auth_tokens.clone() };
+    Ok(Account { id, v1_url: url.clone(), v2_url: url, credentials, auth_tokens })
 }

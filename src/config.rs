@@ -3,6 +3,7 @@
 
 mod accounts;
 mod cli;
+mod events;
 mod settings;
 mod source;
 
@@ -14,6 +15,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use cli::{Command, Exit, parse};
+pub use events::Events;
 pub use settings::{SETTINGS, Setting, markdown};
 
 #[cfg(feature = "kinesis")]
@@ -44,6 +46,8 @@ pub struct Config {
     pub cache: CacheSettings,
     /// How old a cached answer may be.
     pub lifetimes: Lifetimes,
+    /// How Twilio's events come in.
+    pub events: Events,
     /// What watchers are told, and how.
     pub watch: Watch,
     /// The stream that tells Twilio's events.
@@ -157,7 +161,7 @@ fn account_lines(upstream: &Upstream) -> Vec<String> {
         Upstream::Twilio(accounts) => accounts,
     };
     let line = |(at, account): (usize, &Account)| {
-        let Account { id, v1_url, v2_url, credentials } = account;
+        let Account { id, v1_url, v2_url, credentials, auth_tokens: _ } = account;
         let default = if at == 0 { " (default)" } else { "" };
         let user = match credentials.user() {
             user if user.is_file() => format!("{} [{}]", user.value(), user.place()),
@@ -202,9 +206,11 @@ fn parse_faults(flag: &str, faults: &[String], problems: &mut Vec<Problem>) -> V
 /// Stands in for an address that is wrong, so that the rest can be checked too.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
+fn listen(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "must be address:port, such as 0.0.0.0:50051")
+}
+
 fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
-    let listen =
-        |text: &str| text.parse::<SocketAddr>().map_err(|_| "must be address:port, such as 0.0.0.0:50051");
     let filter = sources.optional("log.filter", LogSettings::check_filter).unwrap_or_default();
     let format = sources.required("log.format", str::parse::<LogFormat>);
     let calls = CallLog {
@@ -220,6 +226,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
         grpc_listen: sources.optional("grpc.listen", listen).unwrap_or(NOWHERE),
         admin_listen: sources.optional("admin.listen", listen).unwrap_or(NOWHERE),
         ready_file: sources.optional("ready_file", str::parse::<PathBuf>),
+        events: events::read(sources, &upstream),
         upstream,
         twilio: twilio::Settings {
             connect_timeout: sources.required("upstream.connect_timeout", limit),

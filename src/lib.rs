@@ -15,6 +15,8 @@ pub mod ids;
 
 pub mod telemetry;
 
+mod wire;
+
 pub mod sandbox;
 
 pub mod twilio;
@@ -25,9 +27,9 @@ pub mod feed;
 
 pub mod participants;
 
-pub mod grpc;
-
 pub mod events;
+
+pub mod grpc;
 
 pub mod config;
 

@@ -31,7 +31,7 @@ pub use crate::feed::{Event, Feed, NotPublished, Position, Published, Told};
 use crate::proto::{CacheStatus, Participant};
 use crate::telemetry::Metrics;
 use crate::twilio::{self, Twilio};
-pub use crate::twilio::{Create, Cursor, MAX_CONVERSATIONS_PAGE_SIZE, Update, max_page_size};
+pub use crate::twilio::{Create, Cursor, MAX_CONVERSATIONS_PAGE_SIZE, Secret, Update, max_page_size};
 use cached::Cached;
 use turns::Turns;
 
@@ -140,6 +140,8 @@ impl Participants {
         tasks: TaskTracker,
         metrics: Metrics,
     ) -> Self {
+        let sources = freshness.clone();
+        metrics.observe_sources(move || sources.all());
         let traits = cache::Traits { weight: Cached::weight, is_negative: Cached::is_negative };
         Self {
             twilio: Arc::new(twilio),

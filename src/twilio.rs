@@ -13,7 +13,6 @@ mod prepared;
 mod properties;
 mod v1;
 mod v2;
-mod wire;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

@@ -12,14 +12,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("ids", &[]),
     ("telemetry", &[]),
     ("sandbox", &[]),
-    ("twilio", &["proto", "ids", "telemetry"]),
+    ("wire", &["proto"]),
+    ("twilio", &["proto", "ids", "telemetry", "wire"]),
     ("cache", &["proto", "ids", "telemetry"]),
     ("feed", &["proto", "ids", "telemetry"]),
     ("participants", &["proto", "ids", "telemetry", "twilio", "cache", "feed"]),
+    ("events", &["proto", "ids", "telemetry", "wire", "participants"]),
     ("grpc", &["proto", "ids", "telemetry", "participants"]),
-    ("events", &["proto", "ids", "telemetry", "participants"]),
     ("config", &["proto", "ids", "telemetry", "sandbox", "twilio", "participants", "events"]),
-    ("app", &["proto", "ids", "telemetry", "sandbox", "twilio", "participants", "grpc", "events", "config"]),
+    ("app", &["proto", "ids", "telemetry", "sandbox", "twilio", "participants", "events", "grpc", "config"]),
 ];
 
 /// What one file may use beyond its module's row.
@@ -37,7 +38,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("tonic_types", &["grpc", "app"]),
     ("tonic_health", &["app"]),
     ("tonic_reflection", &["app"]),
-    ("axum", &["sandbox", "app"]),
+    ("axum", &["sandbox", "events", "app"]),
     ("hyper", &["sandbox"]),
     ("hyper_util", &["sandbox"]),
     ("clap", &["config"]),

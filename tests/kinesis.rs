@@ -449,7 +449,7 @@ async fn a_record_that_cannot_be_read_is_passed_and_told_without_what_it_holds()
     stream.put(updated("whole")).await;
     assert_eq!(watcher.ids(1).await, ["whole"]);
     for number in [first, second] {
-        let line = gateway.says("passed a record").await;
+        let line = gateway.says("cannot be read, and is passed over").await;
         assert!(
             line.contains(&format!("\"sequence_number\":\"{number}\"")) && line.contains("shardId-"),
             "{line}"

@@ -17,9 +17,8 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
 
 /// Writes it whole or not at all: a reader that waits for the name never sees half of it.
 pub(super) fn write(path: &Path, addresses: &Addresses) -> io::Result<()> {
-    let Addresses { grpc, admin, sandbox } = addresses;
-    // There is no events listener yet; its key is part of the form.
-    let json = json!({ "grpc": grpc, "admin": admin, "events": null, "sandbox": sandbox });
+    let Addresses { grpc, admin, events, sandbox } = addresses;
+    let json = json!({ "grpc": grpc, "admin": admin, "events": events, "sandbox": sandbox });
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(".tmp");
     std::fs::write(&unfinished, format!("{json}\n"))?;

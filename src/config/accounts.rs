@@ -125,8 +125,8 @@ fn account(sources: &mut Sources<'_>, raw: &Raw, urls: Urls) -> Option<Account> 
     };
     let id = id.map_err(|text| raw.problem(sources, "account_sid", text)).ok();
     let Urls { v1, v2, token } = urls;
-    let credentials = credentials::read(sources, raw, id.as_ref(), token).ok()?;
-    Some(Account { id: id?, credentials: credentials?, v1_url: v1?, v2_url: v2? })
+    let (credentials, auth_tokens) = credentials::read(sources, raw, id.as_ref(), token).ok()?;
+    Some(Account { id: id?, credentials: credentials?, auth_tokens, v1_url: v1?, v2_url: v2? })
 }
 
 fn refuse_duplicates(sources: &mut Sources<'_>, accounts: &[Account]) {

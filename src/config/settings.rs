@@ -176,6 +176,27 @@ pub const SETTINGS: &[Setting] = &[
         "Limit of a call whose caller sets no deadline, or a later one; streams end by their caller's deadline only",
     ),
     setting(
+        "events.listen",
+        Some("events-listen"),
+        "GATEWAY_EVENTS_LISTEN",
+        "",
+        "Address of the events listener (POST /events, for Twilio); port 0 takes a free one; not set: off, but for --sandbox",
+    ),
+    setting(
+        "events.public_url",
+        Some("events-public-url"),
+        "GATEWAY_EVENTS_PUBLIC_URL",
+        "",
+        "The URL under which Twilio calls it, as it stands in the sink or the status callback: signatures cover it",
+    ),
+    setting(
+        "events.max_body_bytes",
+        None,
+        "GATEWAY_EVENTS_MAX_BODY_BYTES",
+        "1048576",
+        "The largest delivery of events that is accepted, in bytes",
+    ),
+    setting(
         "events.live_window",
         None,
         "GATEWAY_EVENTS_LIVE_WINDOW",

@@ -6,7 +6,7 @@ mod client;
 mod shard;
 mod shards;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::pin::pin;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::participants::Participants;
-use crate::telemetry::Metrics;
+use super::Receiver;
+use crate::ids::AccountId;
 use client::Client;
 use shard::{Patience, Shard, Turn};
 use shards::{Listed, Places, Plan};
@@ -102,17 +102,17 @@ impl Stream {
     }
 }
 
-/// Reads the stream until the token is cancelled.
+/// Reads the stream until the token is cancelled. Events of other accounts than these are passed.
 pub async fn follow(
     settings: Settings,
-    participants: Participants,
-    metrics: Metrics,
+    receiver: Receiver,
+    accounts: HashSet<AccountId>,
     end: CancellationToken,
 ) {
     let read = async {
         let Settings { stream, poll_interval } = settings;
         let client = Client::new(stream).await;
-        let reader = Reader { client, participants, metrics, poll_interval };
+        let reader = Reader { client, receiver, accounts, poll_interval };
         let (mut places, mut progress) = (Places::new(), Progress::default());
         loop {
             reader.read(&mut places, &mut progress).await;
@@ -125,8 +125,9 @@ pub async fn follow(
 /// What all shards are read with.
 struct Reader {
     client: Client,
-    participants: Participants,
-    metrics: Metrics,
+    receiver: Receiver,
+    /// Those whose events are taken.
+    accounts: HashSet<AccountId>,
     poll_interval: Duration,
 }
 
@@ -178,7 +179,7 @@ impl Reader {
             warn!(
                 "records of the Kinesis stream went away before they were read: everything cached is forgotten"
             );
-            self.participants.forget_everything();
+            self.receiver.participants.forget_everything();
         }
         *places = plan.places;
         let new = plan.readable.into_iter().filter(|id| progress.begin(id));
@@ -192,10 +193,10 @@ impl Reader {
         progress.note(id, turn);
         match progress.up_to() {
             Some(moment) => {
-                self.metrics.kinesis_read(moment.elapsed());
-                self.participants.followed(moment.elapsed());
+                self.receiver.metrics.kinesis_read(moment.elapsed());
+                self.receiver.participants.followed(moment.elapsed());
             }
-            None => self.metrics.kinesis_read(progress.begun.elapsed()),
+            None => self.receiver.metrics.kinesis_read(progress.begun.elapsed()),
         }
     }
 }

@@ -75,6 +75,14 @@ impl Freshness {
         is_followed || last.is_some_and(|last| is_within(last, self.lifetimes.live_window))
     }
 
+    /// Each source, by version and account, and whether it is live.
+    pub fn all(&self) -> Vec<(&'static str, String, bool)> {
+        let state = |(account, version): &(AccountId, ApiVersion)| {
+            (version.as_str(), account.to_string(), self.is_live(account, *version))
+        };
+        self.sources.keys().map(state).collect()
+    }
+
     /// How old an answer about the account may be.
     pub fn lifetime(&self, account: &AccountId, version: ApiVersion) -> Duration {
         if self.is_live(account, version) {

@@ -1,5 +1,6 @@
 //! What the gateway counts: one set of instruments, read by `/metrics` and pushed to a collector. Every label takes its
-//! values from a closed set, but for the names of unknown keys, which are plain and at most a hundred for each API.
+//! values from a closed set (accounts: those that are configured), but for the names of unknown keys, which are plain and at
+//! most a hundred for each API.
 
 use std::fmt;
 use std::sync::Arc;
@@ -140,6 +141,32 @@ const KINESIS_BEHIND: Row = Row {
     labels: &[],
     help: "How old a change may be of which the Kinesis stream has told nothing here yet; grows while it cannot be read",
 };
+const EVENTS: Row = Row {
+    name: "participant.events.received",
+    prometheus: "participant_events_received_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.events.source", "participant.events.outcome"],
+    help: "Events of Twilio by what became of them: told, repeated (came before), outdated (older than the removal), test, \
+           unknown_type, undecodable (passed over), failed (has to come again); and deliveries that were refused whole: \
+           forged, refused (an event of another account), too_large, too_slow",
+};
+const EVENT_AGE: Row = Row {
+    name: "participant.events.age",
+    prometheus: "participant_events_age_seconds",
+    kind: "histogram",
+    unit: "s",
+    labels: &["participant.events.source"],
+    help: "How long after they happened events were applied, by Twilio's clock and the gateway's",
+};
+const SOURCES: Row = Row {
+    name: "participant.events.live",
+    prometheus: "participant_events_live",
+    kind: "gauge",
+    unit: "",
+    labels: &["participant.api.version", "participant.account"],
+    help: "Whether events of an account are known to arrive, 1 or 0: it decides between cache.ttl and cache.ttl_without_events",
+};
 const SPANS: Row = Row {
     name: "participant.telemetry.spans",
     prometheus: "participant_telemetry_spans_total",
@@ -171,6 +198,9 @@ pub const METRICS: &[Row] = &[
     ENTRIES,
     WEIGHT,
     KINESIS_BEHIND,
+    EVENTS,
+    EVENT_AGE,
+    SOURCES,
     SPANS,
     BUILD,
 ];
@@ -210,6 +240,8 @@ struct Instruments {
     lookups: Counter<u64>,
     age: Histogram<f64>,
     kinesis_behind: Gauge<f64>,
+    events: Counter<u64>,
+    event_age: Histogram<f64>,
     meter: Meter,
     registry: Registry,
     provider: SdkMeterProvider,
@@ -300,6 +332,8 @@ impl Metrics {
             lookups: counter(&LOOKUPS),
             age: histogram(&AGE, &AGES),
             kinesis_behind: gauge(&KINESIS_BEHIND),
+            events: counter(&EVENTS),
+            event_age: histogram(&EVENT_AGE, &AGES),
             meter: meter.clone(),
             registry,
             provider,
@@ -425,6 +459,40 @@ impl Metrics {
             .with_description(WEIGHT.help)
             .with_unit(WEIGHT.unit)
             .with_callback(move |observer| observer.observe(size().1, &[]))
+            .build();
+    }
+
+    /// An event came in, or a delivery that was refused whole. Source and outcome are of those that the table lists.
+    pub fn event_received(&self, source: &'static str, outcome: &'static str) {
+        let labels = [
+            KeyValue::new("participant.events.source", source),
+            KeyValue::new("participant.events.outcome", outcome),
+        ];
+        self.0.events.add(1, &labels);
+    }
+
+    /// An event was applied so long after it happened.
+    pub fn event_applied(&self, source: &'static str, age: Duration) {
+        self.0.event_age.record(age.as_secs_f64(), &[KeyValue::new("participant.events.source", source)]);
+    }
+
+    /// Asks for the sources of events, by API version and configured account, and whether they are live, whenever the
+    /// registry is read.
+    pub fn observe_sources(
+        &self,
+        sources: impl Fn() -> Vec<(&'static str, String, bool)> + Send + Sync + 'static,
+    ) {
+        let gauge = self.0.meter.u64_observable_gauge(SOURCES.name).with_description(SOURCES.help);
+        let _ = gauge
+            .with_callback(move |observer| {
+                for (version, account, is_live) in sources() {
+                    let labels = [
+                        KeyValue::new("participant.api.version", version),
+                        KeyValue::new("participant.account", account),
+                    ];
+                    observer.observe(is_live.into(), &labels);
+                }
+            })
             .build();
     }
 

@@ -27,6 +27,16 @@ pub struct Account {
     pub v2_url: Url,
     /// What it signs in with.
     pub credentials: Credentials,
+    /// What Twilio signs the account's events with, whatever the account signs in with.
+    pub auth_tokens: Vec<Secret>,
+}
+
+impl Account {
+    /// The auth tokens that it does not sign in with: nobody else reads their files again.
+    pub fn spare_tokens(&self) -> impl Iterator<Item = &Secret> {
+        let used = self.credentials.secrets();
+        self.auth_tokens.iter().filter(|token| !used.iter().any(|other| other.is_same(token)))
+    }
 }
 
 /// What an account signs in with.

@@ -16,6 +16,7 @@ use super::http::Response;
 use super::*;
 use crate::ids::{is_public, is_v2_id};
 use crate::proto::{self, Address, Channel, ConversationState, Message as _, ParticipantType};
+use crate::wire;
 
 /// Stands in every text that an answer holds, and nowhere in the gateway's own words. It is no part of a plain name.
 const PLANTED: &str = "№";

@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 use super::error::Error;
 use super::http::{Body, Response};
 use super::prepared::MASKED;
-use super::wire::{Unread, channel, optional_timestamp, participant_type, with_etag};
 use super::{Cursor, Page, Route, Update};
 use crate::ids::{Conversation, Field, Segment, Violation};
 use crate::proto::{self, Channel, ParticipantType};
+use crate::wire::{Unread, channel, optional_timestamp, participant_type, with_etag};
 
 const ITEM: &str = "/v2/Conversations/{conversationId}/Participants/{id}";
 const COLLECTION: &str = "/v2/Conversations/{conversationId}/Participants";

@@ -7,37 +7,40 @@ use crate::config::source::Sources;
 use crate::ids::AccountId;
 use crate::twilio::{Client, Credentials, Secret};
 
-/// `None` where what is wrong is not about the credentials, but about what they need.
+/// With the auth tokens, whether they sign in or not. `None` where what is wrong is not about the credentials, but about what
+/// they need.
 pub(super) fn read(
     sources: &mut Sources<'_>,
     raw: &Raw,
     account: Option<&AccountId>,
     token_url: Option<Url>,
-) -> Result<Option<Credentials>, Reported> {
+) -> Result<(Option<Credentials>, Vec<Secret>), Reported> {
     // All of them are looked at before any is refused.
     let key = pair(sources, raw, ("api_key", "SK", "an API key"), "api_secret");
     let client = pair(sources, raw, ("client_id", "OQ", "an OAuth client"), "client_secret");
     let tokens = auth_tokens(sources, raw);
     // Either is better than the auth token: it can be revoked by itself, and may do less.
-    match (key?, client?, tokens?) {
-        (Some(_), Some(_), _) => {
+    let tokens = tokens?;
+    let credentials = match (key?, client?) {
+        (Some(_), Some(_)) => {
             let text = format!("cannot stand beside {}: one of them signs in", raw.name("client_id"));
-            Err(raw.problem(sources, "api_key", text))
+            return Err(raw.problem(sources, "api_key", text));
         }
-        (Some((user, secret)), None, _) => Ok(Some(Credentials::Basic { user, passwords: vec![secret] })),
-        (None, Some((id, secret)), _) => {
-            Ok(token_url.map(|token_url| Credentials::OAuth(Client { id, secret, token_url })))
+        (Some((user, secret)), None) => Some(Credentials::Basic { user, passwords: vec![secret] }),
+        (None, Some((id, secret))) => {
+            token_url.map(|token_url| Credentials::OAuth(Client { id, secret, token_url }))
         }
-        (None, None, passwords) if passwords.is_empty() => {
+        (None, None) if tokens.is_empty() => {
             let [key, client] = ["api_key", "client_id"].map(|key| raw.name(key));
             let text = format!("is required, or {key} or {client} with its secret is");
-            Err(raw.problem(sources, "auth_token", text))
+            return Err(raw.problem(sources, "auth_token", text));
         }
-        (None, None, passwords) => {
+        (None, None) => {
             let user = account.map(|id| Secret::new(raw.name("account_sid"), id.as_str()));
-            Ok(user.map(|user| Credentials::Basic { user, passwords }))
+            user.map(|user| Credentials::Basic { user, passwords: tokens.clone() })
         }
-    }
+    };
+    Ok((credentials, tokens))
 }
 
 /// The auth token, and the one that is to take its place or has just lost it: Twilio takes both while they rotate.

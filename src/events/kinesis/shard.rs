@@ -1,16 +1,19 @@
 //! One shard: its turns, and what is done when one fails.
 
-use std::mem::{Discriminant, discriminant};
+use std::mem::{self, Discriminant, discriminant};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::sleep;
 use tower::util::rng::{HasherRng, Rng as _};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Reader;
 use super::client::{Error, Page, Record};
 use super::shards::Place;
-use crate::events;
+use crate::events::{Incoming, Source, Undecodable, cloud_event};
+use crate::ids::AccountId;
+
+const SOURCE: Source = Source::Kinesis;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
@@ -25,7 +28,8 @@ pub(super) struct Shard {
     /// After all that was applied.
     pub(super) place: Place,
     iterator: Option<String>,
-    /// What came before its first page was never seen.
+    /// Something may have changed of which nobody was told: what is cached may be older than the reading, or than a record
+    /// that cannot be read.
     has_missed: bool,
     wait: Duration,
     patience: Patience,
@@ -86,18 +90,16 @@ impl Shard {
     }
 
     async fn apply(&mut self, page: Page, asked: Instant, reader: &Reader) -> Turn {
-        if self.has_missed {
-            // What is cached may be older than the reading: nobody told of changes before it.
-            reader.participants.forget_everything();
-            self.has_missed = false;
-        }
         for record in page.records {
             self.apply_one(&record, reader).await;
             self.place = Place::After(record.sequence_number);
         }
+        if mem::take(&mut self.has_missed) {
+            reader.receiver.participants.forget_everything();
+        }
         self.iterator = page.next;
         if self.iterator.is_none() {
-            info!(shard = self.id, "read a shard to its end");
+            info!(shard = self.id, "read a Kinesis shard to its end");
             self.place = Place::Ended;
             return Turn::Ended;
         }
@@ -105,18 +107,41 @@ impl Shard {
     }
 
     /// Comes back when the record needs no more, however long that takes.
-    async fn apply_one(&self, record: &Record, reader: &Reader) {
-        let event = match events::decode(&record.data) {
-            Ok(Some(event)) => event,
-            Ok(None) => return,
-            Err(error) => {
-                let number = &record.sequence_number;
-                warn!(shard = self.id, sequence_number = number, "passed a record of Kinesis: {error}");
-                return;
+    async fn apply_one(&mut self, record: &Record, reader: &Reader) {
+        let (shard, sequence_number) = (&self.id, &record.sequence_number);
+        // What is no text is no JSON either.
+        let incoming = cloud_event::decode(str::from_utf8(&record.data).unwrap_or_default());
+        let outcome = match &incoming {
+            Incoming::Participant { account: Some(account), .. } if reader.accounts.contains(account) => {
+                return self.hand_on(account, &incoming, reader).await;
+            }
+            Incoming::Participant { .. } => {
+                debug!(shard, sequence_number, "passed an event of an account that is not configured");
+                "refused"
+            }
+            Incoming::Test { id } => {
+                info!(shard, test_id = id.map(tracing::field::display), "Twilio tests the sink");
+                "test"
+            }
+            Incoming::UnknownType => "unknown_type",
+            Incoming::Undecodable(Undecodable(key)) => {
+                warn!(shard, sequence_number, key, "a record of Kinesis cannot be read, and is passed over");
+                // It may have told of a change.
+                self.has_missed = true;
+                "undecodable"
             }
         };
+        reader.receiver.metrics.event_received(SOURCE.as_str(), outcome);
+    }
+
+    async fn hand_on(&self, account: &AccountId, incoming: &Incoming, reader: &Reader) {
         let mut failures = 0;
-        while reader.participants.apply(event.clone()).await.is_err() {
+        loop {
+            let result = reader.receiver.apply(SOURCE, account, incoming.clone()).await;
+            reader.receiver.metrics.event_received(SOURCE.as_str(), result.unwrap_or("failed"));
+            if result.is_ok() {
+                return;
+            }
             if failures == 0 {
                 warn!(shard = self.id, "an event of Kinesis cannot be handed on: its shard waits");
             }

@@ -92,6 +92,11 @@ impl Secret {
         self.0.values.borrow().clone()
     }
 
+    /// Whether one is a clone of the other.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The setting that holds it, or names its file, with that.
     pub fn place(&self) -> String {
         let place = &self.0.place;

@@ -2,13 +2,13 @@
 
 use serde::Deserialize;
 
-use super::read::{Binding, Meta, addresses, attributes, page_of};
+use super::read::{Binding, Meta, addresses, page_of};
 use crate::ids::{Person, PersonKey};
 use crate::proto::{self, ConversationState};
 use crate::twilio::error::Error;
 use crate::twilio::http::Response;
-use crate::twilio::wire::{Unread, conversation_state, optional_timestamp};
 use crate::twilio::{Page, Route};
+use crate::wire::{Unread, attributes, conversation_state, optional_timestamp};
 
 const COLLECTION: &str = "/v1/ParticipantConversations";
 const SERVICE_COLLECTION: &str = "/v1/Services/{ChatServiceSid}/ParticipantConversations";

@@ -1,15 +1,13 @@
 //! From v1's answers to the contract's messages.
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use url::form_urlencoded;
 
-use super::NULL;
 use crate::proto::{self, Address, Channel};
 use crate::twilio::error::Error;
 use crate::twilio::http::Response;
-use crate::twilio::wire::{Unread, channel, optional_timestamp, timestamp, with_etag};
 use crate::twilio::{Cursor, Page};
+use crate::wire::{Unread, attributes, channel, chat, optional_timestamp, timestamp, with_etag};
 
 #[derive(Deserialize)]
 struct Participant {
@@ -167,14 +165,11 @@ pub(super) fn addresses(
     binding: Option<Binding>,
     unknown_channel: impl FnOnce(),
 ) -> Vec<Address> {
-    let identity = identity.filter(|identity| !identity.is_empty() && identity != NULL);
-    let chat =
-        identity.map(|address| Address { channel: Channel::Chat.into(), address, ..Address::default() });
     let binding = binding.and_then(Binding::into_proto);
     if binding.as_ref().is_some_and(|binding| binding.channel() == Channel::Other) {
         unknown_channel();
     }
-    chat.into_iter().chain(binding).collect()
+    chat(identity).into_iter().chain(binding).collect()
 }
 
 impl Binding {
@@ -195,44 +190,9 @@ impl Binding {
     }
 }
 
-/// Text as it is; an object, as Twilio's older samples show it, as compact JSON.
-pub(super) fn attributes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let Some(raw) = Option::<Box<RawValue>>::deserialize(deserializer)? else {
-        return Ok(String::new());
-    };
-    match raw.get().as_bytes().first() {
-        Some(b'"') => serde_json::from_str(raw.get()).map_err(serde::de::Error::custom),
-        Some(b'{') => Ok(compact(raw.get())),
-        _ => Err(serde::de::Error::custom("neither text nor an object")),
-    }
-}
-
-/// Valid JSON without the white space between its tokens. The tokens stay as they are: to parse them would lose the order
-/// of keys and the digits of large numbers.
-fn compact(json: &str) -> String {
-    let (mut in_string, mut escaped) = (false, false);
-    json.chars()
-        .filter(|&c| {
-            if in_string {
-                in_string = escaped || c != '"';
-                escaped = !escaped && c == '\\';
-                return true;
-            }
-            in_string = c == '"';
-            !c.is_ascii_whitespace()
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn compacting_keeps_every_token() {
-        let spaced = "{ \"a b\" : [ 1e400 , \"\\\" { \\\\\" ] ,\n\t\"z\" : 12345678901234567890 }";
-        assert_eq!(compact(spaced), r#"{"a b":[1e400,"\" { \\"],"z":12345678901234567890}"#);
-    }
 
     #[test]
     fn a_page_link_gives_its_two_parameters_and_nothing_else() {
