@@ -31,7 +31,7 @@ use url::Url;
 pub use greeting::greeting;
 pub use signals::Signals;
 
-use crate::config::{Config, Drain, Upstream};
+use crate::config::{Bus, Config, Drain, Upstream};
 use crate::events::webhook::{PublicUrlError, TIME_LIMIT};
 #[cfg(feature = "kinesis")]
 use crate::events::{Receiver, kinesis};
@@ -161,6 +161,7 @@ impl App {
             watch,
             #[cfg(feature = "kinesis")]
             kinesis,
+            bus,
             page_token_key,
             call_timeout,
             drain,
@@ -200,7 +201,11 @@ impl App {
         let (tasks, end_streams) = (TaskTracker::new(), CancellationToken::new());
         let metrics = Metrics::new(export.metrics)?;
         let client = Twilio::new(&twilio, accounts.clone(), metrics.clone())?;
-        let feed = (Feed::local(watch.events_kept), Freshness::new(lifetimes, known.all()));
+        let feed = match bus {
+            Bus::Local => Feed::local(watch.events_kept),
+            Bus::Redis(settings) => Feed::shared(watch.events_kept, settings, metrics.clone()),
+        };
+        let feed = (feed.clone(), Freshness::new(lifetimes, known.all(), feed.is_current()));
         let participants =
             Participants::new(client, &cache, page_tokens, feed, tasks.clone(), metrics.clone());
 
@@ -264,11 +269,12 @@ impl App {
             servers
                 .spawn(async move { ending("the sandbox", sandbox.run(end).map(Ok::<_, Infallible>)).await });
         }
+        let mut events = JoinSet::new();
         #[cfg(feature = "kinesis")]
         if let Some((settings, accounts)) = self.kinesis {
             let receiver = Receiver::new(self.participants.clone(), self.metrics.clone());
-            let follow = kinesis::follow(settings, receiver, accounts, end.clone());
-            servers.spawn(ending("the reader of Kinesis", follow.map(Ok::<_, Infallible>)));
+            let follow = kinesis::follow(settings, receiver, accounts, goaway.clone());
+            events.spawn(ending("the reader of Kinesis", follow.map(Ok::<_, Infallible>)));
         }
         let (participants, upkeep_end) = (self.participants, end.clone());
         servers.spawn(async move {
@@ -281,7 +287,6 @@ impl App {
                 ending("a secret's upkeep", upkeep.map(Ok::<_, Infallible>)).await
             });
         }
-        let mut events = JoinSet::new();
         if let Some((listener, routes)) = self.events {
             let serving = admin::serve(listener, routes, goaway.clone());
             events.spawn(ending("the events listener", serving));
@@ -335,8 +340,8 @@ async fn drain(
     limit: Duration,
 ) {
     tasks.close();
-    // No delivery takes longer; what is left are connections that never spoke.
-    let deliveries = timeout(TIME_LIMIT, events.join_next());
+    // No delivery takes longer, nor does it to hand the reading of Kinesis over; what is left are connections that never spoke.
+    let deliveries = timeout(TIME_LIMIT, async { while events.join_next().await.is_some() {} });
     let calls_and_writes = async {
         if let Some(ended) = grpc.join_next().await
             && let (_, Err(reason)) = ended.unwrap_or_else(|error| ("gRPC", Err(error.to_string())))

@@ -20,7 +20,7 @@ pub use settings::{SETTINGS, Setting, markdown};
 
 #[cfg(feature = "kinesis")]
 use crate::events::kinesis;
-use crate::participants::{CacheSettings, Lifetimes};
+use crate::participants::{CacheSettings, Lifetimes, RedisSettings, RedisUrlSource};
 use crate::sandbox;
 use crate::telemetry::{CallLog, Export, LogFormat, LogSettings, Protocol};
 use crate::twilio::{self, Account, Credentials, Secret};
@@ -53,6 +53,8 @@ pub struct Config {
     /// The stream that tells Twilio's events.
     #[cfg(feature = "kinesis")]
     pub kinesis: Option<kinesis::Settings>,
+    /// Whether replicas tell each other what they are told.
+    pub bus: Bus,
     /// Seals page tokens in place of the accounts' secrets.
     pub page_token_key: Option<Secret>,
     /// Bounds a call with one answer.
@@ -81,6 +83,15 @@ pub struct Watch {
     pub heartbeat: Duration,
     /// So many events are kept to be resumed from.
     pub events_kept: usize,
+}
+
+/// Whether replicas tell each other what they are told.
+#[derive(Clone, Debug)]
+pub enum Bus {
+    /// There is one process, or each is told for itself.
+    Local,
+    /// They share a stream of Redis.
+    Redis(RedisSettings),
 }
 
 /// How the gateway stops.
@@ -255,6 +266,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
         },
         #[cfg(feature = "kinesis")]
         kinesis: kinesis(sources),
+        bus: bus(sources),
         page_token_key: page_token_key(sources),
         call_timeout: sources.required("limits.call_timeout", limit),
         drain: Drain {
@@ -345,6 +357,31 @@ fn page_token_key(sources: &mut Sources<'_>) -> Option<Secret> {
     };
     let read = |path: &str| Secret::read(file_place.clone().unwrap_or_default(), path, MIN_KEY_BYTES);
     sources.optional(key, fixed).or(sources.optional(file, read))
+}
+
+fn bus(sources: &mut Sources<'_>) -> Bus {
+    let (url, file) = ("redis.url", "redis.url_file");
+    if let (Some(place), Some(file_place)) = (sources.place(url), sources.place(file)) {
+        sources.problem(place, format!("cannot be set beside {file_place}"));
+    }
+    let url = sources.optional(url, |text| text.parse().map(RedisUrlSource::Value));
+    let url = url.or(sources.optional(file, RedisUrlSource::file));
+    let key_prefix = sources.optional("redis.key_prefix", key_prefix).unwrap_or_default();
+    let max_len = sources.required("redis.max_len", |text| number(text, 1000, 100_000_000));
+    let retention = sources.required("redis.retention", retention);
+    url.map_or(Bus::Local, |url| Bus::Redis(RedisSettings { url, key_prefix, max_len, retention }))
+}
+
+fn key_prefix(text: &str) -> Result<String, &'static str> {
+    // Braces would end the part of a key that decides where in a cluster it stands.
+    let is_plain = text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic() && b != b'{' && b != b'}');
+    is_plain.then(|| text.to_owned()).ok_or("must be at most 128 letters, digits and signs, without braces")
+}
+
+/// Below a minute, what is away for a moment would lose everything.
+fn retention(text: &str) -> Result<Duration, &'static str> {
+    let is_long = |retention: &Duration| *retention >= Duration::from_secs(60);
+    duration(text).ok().filter(is_long).ok_or("must be a duration from 1m to a day")
 }
 
 #[cfg(test)]

@@ -2,26 +2,35 @@
 //!
 //! The feed is a ring, and a watcher is a place in it. Nothing is copied for a watcher and nothing queues up behind a slow
 //! one: it is told that it lags while what it missed is still there to be resumed from.
+//!
+//! Alone, a process fills its ring itself. With `redis`, all replicas fill theirs from one stream, in its order: an event
+//! has the same place everywhere, and a watcher can resume at any replica.
 
 mod order;
+mod redis;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use crate::ids::{AccountId, ApiVersion};
+use self::redis::Redis;
+pub use self::redis::{BadRedisUrl, Lease, LeaseError, RedisSettings, RedisUrl, RedisUrlSource};
+use crate::ids::{AccountId, ApiVersion, Segment};
 use crate::proto::ParticipantEvent;
+use crate::telemetry::Metrics;
 use order::Order;
 
 /// So many events a watcher is given at once.
 const BATCH: usize = 256;
 
 /// An event of Twilio about one participant.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// The account that it is of.
     pub account: AccountId,
@@ -36,6 +45,43 @@ pub struct Event {
 pub struct Position {
     epoch: u64,
     number: u64,
+}
+
+/// What a replica lets the others know beside events. It names no person: what is only forgotten need not go to Redis.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Notice {
+    /// A conversation was written to.
+    Written {
+        /// Of this account.
+        account: AccountId,
+        /// Twilio's id of it.
+        conversation: Segment,
+        /// Whether it changed, too, in which conversations somebody is.
+        people: bool,
+    },
+    /// Events of the account arrive.
+    Delivered {
+        /// Of this account.
+        account: AccountId,
+        /// From this API.
+        version: ApiVersion,
+    },
+    /// One replica reads the events of v1, of all accounts, for all replicas.
+    Followed {
+        /// It has handed on all that are older.
+        behind: Duration,
+    },
+    /// Something was written to, and nobody can tell what.
+    Everything,
+}
+
+/// What stands in the stream that replicas share.
+#[derive(Clone, Copy, Debug)]
+pub enum Heard<'a> {
+    /// An event, from this replica or another. Watchers are told after this.
+    Event(&'a Event),
+    /// What another replica lets this one know.
+    Notice(&'a Notice),
 }
 
 /// An event, and its place.
@@ -81,6 +127,7 @@ struct Shared {
     /// The place of the last event: watchers wait for it to change.
     latest: watch::Sender<Position>,
     capacity: usize,
+    redis: Option<Redis>,
 }
 
 struct State {
@@ -88,44 +135,118 @@ struct State {
     /// The place of the last event that has left the ring: who was told it has missed nothing.
     floor: Position,
     latest: Position,
+    /// Where a watcher begins that came before anything was known of Redis's stream.
+    begin: Position,
     order: Order,
 }
+
+/// How far a clock may be ahead of another.
+const CLOCK_SKEW: u64 = 60_000;
 
 impl Feed {
     /// A feed of this process alone, which keeps so many events.
     pub fn local(capacity: usize) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let begin = Position { epoch: u64::try_from(now).unwrap_or_default(), number: 0 };
-        let state = State { ring: VecDeque::new(), floor: begin, latest: begin, order: Order::default() };
-        Self {
-            shared: Arc::new(Shared {
-                state: Mutex::new(state),
-                latest: watch::Sender::new(begin),
-                capacity,
-            }),
+        Self::new(capacity, Position { epoch: now(), number: 0 }, None)
+    }
+
+    /// A feed that this process shares with others. It is empty until [`follow`](Self::follow) runs.
+    pub fn shared(capacity: usize, settings: RedisSettings, metrics: Metrics) -> Self {
+        Self::new(capacity, Position::default(), Some(Redis::new(settings, metrics)))
+    }
+
+    fn new(capacity: usize, begin: Position, redis: Option<Redis>) -> Self {
+        let state =
+            State { ring: VecDeque::new(), floor: begin, latest: begin, begin, order: Order::default() };
+        let (state, latest) = (Mutex::new(state), watch::Sender::new(begin));
+        Self { shared: Arc::new(Shared { state, latest, capacity, redis }) }
+    }
+
+    /// Follows the stream that is shared, until the token is cancelled. `hear` is told first, and how old it is; watchers
+    /// are told when it returns.
+    pub async fn follow(&self, hear: impl Fn(Heard<'_>, Duration) + Send + Sync, end: CancellationToken) {
+        match &self.shared.redis {
+            Some(redis) => redis::follow(self, redis, hear, end).await,
+            None => end.cancelled().await,
+        }
+    }
+
+    /// Whether all is known that other replicas were told; `None` where there are none.
+    pub fn is_current(&self) -> Option<Arc<AtomicBool>> {
+        self.shared.redis.as_ref().map(Redis::is_current)
+    }
+
+    /// Hands the event on to the watchers of all replicas, unless it was told before. Alone, one that is outdated is not
+    /// told either; else that is for each replica's reader to find, all by the one order.
+    pub async fn publish(&self, event: Event) -> Result<Published, NotPublished> {
+        if let Some(redis) = &self.shared.redis {
+            return redis.publish(&event).await;
+        }
+        Ok(self.tell(Position::default(), Arc::new(event)))
+    }
+
+    /// Lets the other replicas know, as soon as Redis is there.
+    pub fn notify(&self, notice: Notice) {
+        if let Some(redis) = &self.shared.redis {
+            redis.notify(notice);
+        }
+    }
+
+    /// The lease of this name, for so long, unless another replica holds it: that is `Lost`. Without a bus it is always
+    /// there.
+    pub async fn lease(&self, name: &str, time: Duration) -> Result<Lease, LeaseError> {
+        match &self.shared.redis {
+            Some(redis) => redis.lease(name, time).await,
+            None => Ok(Lease::of_one_process()),
+        }
+    }
+
+    /// What [`Lease::save`] saved last for the source of this name.
+    pub async fn saved(&self, source: &str) -> Result<Option<String>, LeaseError> {
+        match &self.shared.redis {
+            Some(redis) => redis.saved(source).await,
+            None => Ok(None),
         }
     }
 
     /// Tells the watchers, unless it was told before or is outdated.
-    // It waits for nothing yet: a bus between replicas will.
-    #[allow(clippy::unused_async)]
-    pub async fn publish(&self, event: Event) -> Result<Published, NotPublished> {
+    fn tell(&self, position: Position, event: Arc<Event>) -> Published {
         let mut state = self.state();
-        let published = state.order.judge(&event);
-        if published == Published::Told {
-            let position = Position { number: state.latest.number + 1, ..state.latest };
-            state.push(Told { position, event: Arc::new(event) }, self.shared.capacity);
-            // Within the lock, so that no watcher sees an older place after a newer one.
-            self.shared.latest.send_replace(position);
+        let published = state.tell(position, event, self.shared.capacity);
+        // Within the lock, so that no watcher sees an older place after a newer one.
+        self.shared.latest.send_replace(state.latest);
+        published
+    }
+
+    /// Begins anew with these events: nothing from before the place can be resumed from.
+    fn restart(&self, after: Position, events: Vec<(Position, Arc<Event>)>) {
+        let mut state = self.state();
+        state.ring.clear();
+        state.latest = after.max(state.latest);
+        state.floor = state.latest;
+        for (position, event) in events {
+            state.tell(position, event, self.shared.capacity);
         }
-        Ok(published)
+        if state.begin == Position::default() {
+            state.begin = state.latest;
+        }
+        self.shared.latest.send_replace(state.latest);
+    }
+
+    fn capacity(&self) -> usize {
+        self.shared.capacity
     }
 
     /// A watcher of what comes after the place, or from now on.
     pub fn subscribe(&self, after: Option<Position>) -> Result<Subscription, Expired> {
         let state = self.state();
         let place = after.unwrap_or(state.latest);
-        if place < state.floor || place > state.latest {
+        // Another replica may have been told more by now. What nobody can have been told is none of this feed's.
+        let ahead = if self.shared.redis.is_some() {
+            Position { epoch: now() + CLOCK_SKEW, number: 0 }
+        } else {
+            state.latest
+        };
+        if place < state.floor || place > ahead.max(state.latest) {
             return Err(Expired);
         }
         let latest = self.shared.latest.subscribe();
@@ -139,6 +260,16 @@ impl Feed {
 }
 
 impl State {
+    fn tell(&mut self, position: Position, event: Arc<Event>, capacity: usize) -> Published {
+        let published = self.order.judge(&event);
+        if published == Published::Told {
+            // Places only rise, also where Redis has lost its data and its clock was set back.
+            let position = position.max(self.latest.next());
+            self.push(Told { position, event }, capacity);
+        }
+        published
+    }
+
     fn push(&mut self, told: Told, capacity: usize) {
         self.latest = told.position;
         self.ring.push_back(told);
@@ -186,6 +317,9 @@ impl Subscription {
 
     fn take(&mut self) -> Result<Vec<Told>, Lagged> {
         let state = self.feed.state();
+        if self.place == Position::default() {
+            self.place = state.begin;
+        }
         let (batch, behind) = state.after(self.place);
         let is_catching_up = self.place < self.caught_up_at;
         // Half of the ring: as long as it takes to fill the other half, the place can be resumed from.
@@ -199,6 +333,25 @@ impl Subscription {
         }
         Ok(batch)
     }
+}
+
+impl Position {
+    fn next(self) -> Self {
+        Self { number: self.number + 1, ..self }
+    }
+
+    /// The last place before it, whether anything stands there or not.
+    fn before(self) -> Self {
+        match self.number.checked_sub(1) {
+            Some(number) => Self { number, ..self },
+            None => Self { epoch: self.epoch.saturating_sub(1), number: u64::MAX },
+        }
+    }
+}
+
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    u64::try_from(now).unwrap_or_default()
 }
 
 impl fmt::Display for Position {

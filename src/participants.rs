@@ -27,7 +27,11 @@ pub use stream::Streamed;
 
 pub use crate::cache::Settings as CacheSettings;
 use crate::cache::{self, Aliases, Cache, Outcomes};
-pub use crate::feed::{Event, Feed, NotPublished, Position, Published, Told};
+use crate::feed::Heard;
+pub use crate::feed::{
+    BadRedisUrl, Event, Feed, Lease, LeaseError, NotPublished, Position, Published, RedisSettings, RedisUrl,
+    RedisUrlSource, Told,
+};
 use crate::proto::{CacheStatus, Participant};
 use crate::telemetry::Metrics;
 use crate::twilio::{self, Twilio};
@@ -156,8 +160,14 @@ impl Participants {
         }
     }
 
-    /// Keeps the cache within its bounds, and what the accounts sign in with up to date, until the token is cancelled.
+    /// Keeps the cache within its bounds and true to what other replicas tell, and what the accounts sign in with up to
+    /// date, until the token is cancelled.
     pub async fn upkeep(&self, end: CancellationToken) {
-        tokio::join!(self.cache.upkeep(end.clone()), self.twilio.upkeep(end));
+        let hear = |heard: Heard<'_>, age| self.hear(heard, age);
+        tokio::join!(
+            self.cache.upkeep(end.clone()),
+            self.feed.follow(hear, end.clone()),
+            self.twilio.upkeep(end)
+        );
     }
 }

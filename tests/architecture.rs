@@ -33,6 +33,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("aws_sdk_kinesis", &["events"]),
     ("reqwest", &["twilio"]),
     ("moka", &["cache"]),
+    ("redis", &["feed"]),
     ("prost", &["proto"]),
     ("tonic", &["proto", "grpc", "app"]),
     ("tonic_types", &["grpc", "app"]),

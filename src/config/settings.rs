@@ -231,6 +231,41 @@ pub const SETTINGS: &[Setting] = &[
         "10000",
         "So many events are kept for watchers to resume from; one that is half as many behind has lagged",
     ),
+    setting(
+        "redis.url",
+        Some("redis-url"),
+        "GATEWAY_REDIS_URL",
+        "",
+        "Redis or Valkey through which replicas tell each other what they are told: redis://[user:password@]host[:port][/database], or rediss:// for TLS; without it, each process stands alone",
+    ),
+    setting(
+        "redis.url_file",
+        None,
+        "GATEWAY_REDIS_URL_FILE",
+        "",
+        "File that holds it; it is read again for each connection",
+    ),
+    setting(
+        "redis.key_prefix",
+        None,
+        "GATEWAY_REDIS_KEY_PREFIX",
+        "participant-gateway",
+        "The names of all keys in Redis begin with it, in braces; replicas that belong together share it",
+    ),
+    setting(
+        "redis.max_len",
+        None,
+        "GATEWAY_REDIS_MAX_LEN",
+        "100000",
+        "About so many entries are kept in Redis at most",
+    ),
+    setting(
+        "redis.retention",
+        None,
+        "GATEWAY_REDIS_RETENTION",
+        "1h",
+        "So long what events told, PII included, and their ids stay in Redis",
+    ),
     Setting {
         is_secret: true,
         ..setting(

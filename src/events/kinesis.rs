@@ -7,6 +7,7 @@ mod shard;
 mod shards;
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::pin::pin;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -19,14 +20,20 @@ use tracing::{info, warn};
 
 use super::Receiver;
 use crate::ids::AccountId;
+use crate::participants::{Lease, LeaseError};
 use client::Client;
 use shard::{Patience, Shard, Turn};
-use shards::{Listed, Places, Plan};
+use shards::{Listed, Places, Plan, from_text, to_text};
 
 /// So often the shards are listed although none has ended: AWS may list one later than those end that it came of.
 const LIST_INTERVAL: Duration = Duration::from_secs(30);
 /// After a stream that was not there.
 const RESTART: Duration = Duration::from_secs(5);
+/// A replica that is gone is succeeded after so long.
+const LEASE: Duration = Duration::from_secs(15);
+const RENEWAL: Duration = Duration::from_secs(5);
+/// So often the others ask for it.
+const STANDBY: Duration = Duration::from_secs(2);
 
 /// What is read, and how often.
 #[derive(Clone, Debug)]
@@ -79,6 +86,13 @@ impl FromStr for Stream {
     }
 }
 
+impl fmt::Display for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Name(text) | Self::Arn { arn: text, .. }) = self;
+        f.write_str(text)
+    }
+}
+
 impl Stream {
     fn name(&self) -> Option<String> {
         match self {
@@ -102,29 +116,50 @@ impl Stream {
     }
 }
 
-/// Reads the stream until the token is cancelled. Events of other accounts than these are passed.
+/// Reads the stream until the token is cancelled; where replicas share a bus, in turn with them. Events of other accounts than
+/// these are passed.
 pub async fn follow(
     settings: Settings,
     receiver: Receiver,
     accounts: HashSet<AccountId>,
     end: CancellationToken,
 ) {
-    let read = async {
-        let Settings { stream, poll_interval } = settings;
-        let client = Client::new(stream).await;
-        let reader = Reader { client, receiver, accounts, poll_interval };
-        let (mut places, mut progress) = (Places::new(), Progress::default());
-        loop {
-            reader.read(&mut places, &mut progress).await;
-            sleep(RESTART).await;
+    let Settings { stream, poll_interval } = settings;
+    let name = format!("kinesis:{stream}");
+    let Some(client) = end.run_until_cancelled(Client::new(stream)).await else { return };
+    let reader = Reader { client, name, receiver, accounts, poll_interval };
+    let mut places = Places::new();
+    while let Some(lease) = end.run_until_cancelled(reader.lease()).await {
+        let term = async {
+            tokio::select! {
+                () = keep(&lease) => warn!("lost the right to read Kinesis: another replica will"),
+                () = reader.read_all(&lease, &mut places) => {}
+            }
+        };
+        end.run_until_cancelled(term).await;
+        lease.release().await;
+    }
+}
+
+/// Returns once the lease cannot be relied on any more.
+async fn keep(lease: &Lease) {
+    let mut renewed = Instant::now();
+    loop {
+        sleep(RENEWAL).await;
+        let asked = Instant::now();
+        match lease.renew().await {
+            Ok(()) => renewed = asked,
+            Err(LeaseError::Away) if renewed.elapsed() + RENEWAL < LEASE => {}
+            Err(_) => return,
         }
-    };
-    end.run_until_cancelled(read).await;
+    }
 }
 
 /// What all shards are read with.
 struct Reader {
     client: Client,
+    /// Of the lease, and of the places that are saved.
+    name: String,
     receiver: Receiver,
     /// Those whose events are taken.
     accounts: HashSet<AccountId>,
@@ -132,9 +167,55 @@ struct Reader {
 }
 
 impl Reader {
+    /// Waits until it is this replica's turn to read. Alone, it always is.
+    async fn lease(&self) -> Lease {
+        let mut stands_by = false;
+        loop {
+            match self.receiver.participants.lease(&self.name, LEASE).await {
+                Ok(lease) => return lease,
+                Err(LeaseError::Lost) if !stands_by => {
+                    info!("another replica reads Kinesis: standing by");
+                    stands_by = true;
+                }
+                // Without the bus nothing that was read could be handed on.
+                Err(LeaseError::Lost | LeaseError::Away) => {}
+            }
+            sleep(STANDBY).await;
+        }
+    }
+
+    async fn read_all(&self, lease: &Lease, places: &mut Places) {
+        if let Some(saved) = self.saved().await {
+            *places = saved;
+        }
+        let mut progress = Progress::default();
+        loop {
+            self.read(lease, places, &mut progress).await;
+            sleep(RESTART).await;
+        }
+    }
+
+    /// Where the reader before this one stood.
+    async fn saved(&self) -> Option<Places> {
+        loop {
+            match self.receiver.participants.saved(&self.name).await {
+                Ok(None) => return None,
+                Ok(Some(text)) => {
+                    let places = from_text(&text);
+                    if places.is_none() {
+                        warn!("what was saved of the place in Kinesis cannot be read: reading from now on");
+                    }
+                    return places;
+                }
+                Err(_) => sleep(STANDBY).await,
+            }
+        }
+    }
+
     /// Reads all shards, and those that come of them, until one is not there: then the stream is another.
-    async fn read(&self, places: &mut Places, progress: &mut Progress) {
+    async fn read(&self, lease: &Lease, places: &mut Places, progress: &mut Progress) {
         progress.restart();
+        let mut is_saved = true;
         let mut turns = FuturesUnordered::new();
         let mut listing = pin!(self.list(Duration::ZERO));
         loop {
@@ -144,7 +225,10 @@ impl Reader {
                     listing.set(self.list(LIST_INTERVAL));
                 }
                 Some((shard, turn)) = turns.next() => {
-                    places.insert(shard.id.clone(), shard.place.clone());
+                    let before = places.insert(shard.id.clone(), shard.place.clone());
+                    if !is_saved || before.as_ref() != Some(&shard.place) {
+                        is_saved = lease.save(&self.name, &to_text(places)).await.is_ok();
+                    }
                     self.note(progress, &shard.id, &turn);
                     match turn {
                         Turn::Read { .. } | Turn::Failed => turns.push(shard.turn(self)),

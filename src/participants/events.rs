@@ -5,16 +5,40 @@ use std::time::Duration;
 
 use super::writes::people;
 use super::{Error, Event, Participants, Position, Published, Told};
-use crate::feed::{NotPublished, Subscription};
+use crate::feed::{Heard, Lease, LeaseError, NotPublished, Notice, Subscription};
 use crate::ids::{AccountId, ApiVersion, Segment};
 use crate::proto::ParticipantEventType;
 
 impl Participants {
-    /// Forgets what the event makes stale, then tells the watchers. It fails where the event could not be handed on, and
-    /// then has to come again.
+    /// Forgets what the event makes stale, then tells the watchers: those of all replicas, where they share a bus. It fails
+    /// where the event could not be handed on, and then has to come again.
     pub async fn apply(&self, event: Event) -> Result<Published, NotPublished> {
         self.forget_after(&event);
         self.feed.publish(event).await
+    }
+
+    /// What stands in the stream that the replicas share. This one's own events come again here, to be forgotten again:
+    /// that costs a load, and needs no look at whose they are.
+    pub(super) fn hear(&self, heard: Heard<'_>, age: Duration) {
+        match heard {
+            Heard::Event(event) => {
+                self.forget_after(event);
+                self.freshness.delivered(&event.account, event.version, age);
+            }
+            Heard::Notice(Notice::Written { account, conversation, people }) => {
+                self.cache.forget(account, conversation);
+                if *people {
+                    self.cache.forget_people(account);
+                }
+            }
+            Heard::Notice(Notice::Delivered { account, version }) => {
+                self.freshness.delivered(account, *version, age);
+            }
+            Heard::Notice(Notice::Followed { behind }) => {
+                self.freshness.followed(*behind + age);
+            }
+            Heard::Notice(Notice::Everything) => self.cache.forget_all(),
+        }
     }
 
     fn forget_after(&self, event: &Event) {
@@ -38,19 +62,34 @@ impl Participants {
         }
     }
 
-    /// Notes that a source of events is alive.
+    /// Notes that a source of events is alive, here and at the other replicas.
     pub fn delivered(&self, account: &AccountId, version: ApiVersion) {
-        self.freshness.delivered(account, version);
+        if self.freshness.delivered(account, version, Duration::ZERO) {
+            self.feed.notify(Notice::Delivered { account: account.clone(), version });
+        }
     }
 
-    /// Notes that the events of v1, of all accounts, are applied up to `behind` ago.
+    /// Notes that the events of v1, of all accounts, are applied up to `behind` ago, here and at the other replicas.
     pub fn followed(&self, behind: Duration) {
-        self.freshness.followed(behind);
+        if self.freshness.followed(behind) {
+            self.feed.notify(Notice::Followed { behind });
+        }
     }
 
-    /// Forgets everything cached, for events that nobody tells any more.
+    /// Forgets everything cached, here and at the other replicas, for events that nobody tells any more.
     pub fn forget_everything(&self) {
         self.cache.forget_all();
+        self.feed.notify(Notice::Everything);
+    }
+
+    /// The right to read a source for all replicas, [as](crate::feed::Feed::lease) the feed gives it.
+    pub async fn lease(&self, source: &str, time: Duration) -> Result<Lease, LeaseError> {
+        self.feed.lease(source, time).await
+    }
+
+    /// Where the source stood that was read last under such a lease.
+    pub async fn saved(&self, source: &str) -> Result<Option<String>, LeaseError> {
+        self.feed.saved(source).await
     }
 
     /// A stream of the events that pass the filter, after the place or from now on.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::ids::{AccountId, ApiVersion};
@@ -17,11 +17,13 @@ const LONGEST_BEHIND: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Freshness {
     sources: Arc<HashMap<(AccountId, ApiVersion), AtomicU64>>,
-    /// Up to which moment a stream has told what v1 had to tell.
-    followed: Arc<AtomicU64>,
+    /// Up to which moment a stream has told what v1 had to tell, and which of these moments other replicas know.
+    followed: Arc<[AtomicU64; 2]>,
     /// Moments are counted in milliseconds from here.
     begin: Instant,
     lifetimes: Lifetimes,
+    /// Whether other replicas can tell this one what they are told; `None` where there are none.
+    bus: Option<Arc<AtomicBool>>,
 }
 
 /// How old a cached answer may be.
@@ -36,8 +38,12 @@ pub struct Lifetimes {
 }
 
 impl Freshness {
-    /// Of these accounts; none of their sources is live yet.
-    pub fn new(mut lifetimes: Lifetimes, accounts: impl IntoIterator<Item = AccountId>) -> Self {
+    /// Of these accounts; none of their sources is live yet. `bus` is [`Feed::is_current`](crate::feed::Feed::is_current).
+    pub fn new(
+        mut lifetimes: Lifetimes,
+        accounts: impl IntoIterator<Item = AccountId>,
+        bus: Option<Arc<AtomicBool>>,
+    ) -> Self {
         // The cache keeps nothing for longer.
         lifetimes.without_events = lifetimes.without_events.min(lifetimes.with_events);
         let both = |account: AccountId| {
@@ -45,23 +51,37 @@ impl Freshness {
                 .map(|version| ((account.clone(), version), AtomicU64::new(NEVER)))
         };
         let sources = accounts.into_iter().flat_map(both).collect();
-        let followed = Arc::new(AtomicU64::new(NEVER));
-        Self { sources: Arc::new(sources), followed, begin: Instant::now(), lifetimes }
+        let followed = Arc::new([AtomicU64::new(NEVER), AtomicU64::new(NEVER)]);
+        Self { sources: Arc::new(sources), followed, begin: Instant::now(), lifetimes, bus }
     }
 
-    /// A delivery of this source was verified.
-    pub fn delivered(&self, account: &AccountId, version: ApiVersion) {
-        if let Some(last) = self.sources.get(&(account.clone(), version)) {
-            last.store(self.now(), Ordering::Relaxed);
-        }
+    /// A delivery of this source was verified so long ago. Whether that is worth telling: who was told lately knows.
+    pub fn delivered(&self, account: &AccountId, version: ApiVersion, age: Duration) -> bool {
+        let Some(last) = self.sources.get(&(account.clone(), version)) else {
+            return false;
+        };
+        let at = self.now().saturating_sub(millis(age));
+        let before = last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+            (last == NEVER || last < at).then_some(at)
+        });
+        let is_news = |last| last == NEVER || at - last > millis(self.lifetimes.live_window) / 8;
+        before.is_ok_and(is_news)
     }
 
-    /// A stream has told what v1 had to tell up to `behind` ago, of all accounts.
-    pub fn followed(&self, behind: Duration) {
+    /// A stream has told what v1 had to tell up to `behind` ago, of all accounts. Whether that is worth telling.
+    pub fn followed(&self, behind: Duration) -> bool {
+        let [last, known] = self.followed.as_ref();
         // One that is further behind than this process is old is no use yet.
-        if let Some(moment) = self.now().checked_sub(millis(behind)) {
-            self.followed.store(moment, Ordering::Relaxed);
+        let Some(moment) = self.now().checked_sub(millis(behind)) else {
+            return false;
+        };
+        last.store(moment, Ordering::Relaxed);
+        let before = known.load(Ordering::Relaxed);
+        let is_news = before == NEVER || moment.saturating_sub(before) > millis(LONGEST_BEHIND) / 6;
+        if is_news {
+            known.store(moment, Ordering::Relaxed);
         }
+        is_news
     }
 
     /// Whether events of the account are known to arrive.
@@ -70,9 +90,10 @@ impl Freshness {
             let last = last.load(Ordering::Relaxed);
             last != NEVER && self.now().saturating_sub(last) <= millis(window)
         };
-        let is_followed = version == ApiVersion::V1 && is_within(&self.followed, LONGEST_BEHIND);
+        let is_followed = version == ApiVersion::V1 && is_within(&self.followed[0], LONGEST_BEHIND);
         let last = self.sources.get(&(account.clone(), version));
-        is_followed || last.is_some_and(|last| is_within(last, self.lifetimes.live_window))
+        let is_told = is_followed || last.is_some_and(|last| is_within(last, self.lifetimes.live_window));
+        is_told && self.bus.as_ref().is_none_or(|bus| bus.load(Ordering::SeqCst))
     }
 
     /// Each source, by version and account, and whether it is live.

@@ -7,6 +7,7 @@ use super::agreement::{Agreement, Caller};
 use super::cached::sid_of;
 use super::{Error, Participants};
 use crate::cache::{Claim, Settled, Slot};
+use crate::feed::Notice;
 use crate::ids::{ApiVersion, Conversation, ParticipantKey, Person, RequestId, Segment};
 use crate::proto::{Address, Channel, Participant, UpstreamRequest};
 use crate::twilio::{self, Create, Prepared, Twilio, Update};
@@ -233,7 +234,8 @@ impl Participants {
         }
     }
 
-    /// Forgets what a write touched: the conversation, and in which conversations the people are that it was about.
+    /// Forgets what a write touched: the conversation, and in which conversations the people are that it was about. The
+    /// other replicas are let know when that is done here.
     async fn forget<T>(
         &self,
         conversation: &Conversation,
@@ -247,19 +249,37 @@ impl Participants {
             Err(Error::Upstream(error)) => error.may_have_been_processed(),
             Err(_) => false,
         };
+        let people = self.forget_people_of(conversation, &told, asked, may_have_been_processed);
         let sid = match told.iter().find_map(|told| sid_of(told)) {
             Some(sid) if conversation.is_unique_name() => Some(sid),
             _ => self.by_sid(conversation).await.map(|conversation| conversation.id),
         };
+        let account = conversation.account.clone();
         match sid {
             // Even a write that was refused is a sign that what is cached is no longer true.
-            Some(sid) => self.cache.forget(&conversation.account, &sid),
+            Some(sid) => {
+                self.cache.forget(&account, &sid);
+                self.feed.notify(Notice::Written { account, conversation: sid, people });
+            }
             // Nobody can tell which conversation it changed.
-            None if may_have_been_processed => self.cache.forget_all(),
+            None if may_have_been_processed => {
+                self.cache.forget_all();
+                self.feed.notify(Notice::Everything);
+            }
             None => {}
         }
+    }
+
+    /// Whether the conversations of anybody were forgotten.
+    fn forget_people_of(
+        &self,
+        conversation: &Conversation,
+        told: &[&Participant],
+        asked: &[Address],
+        may_have_been_processed: bool,
+    ) -> bool {
         if conversation.version == ApiVersion::V2 {
-            return;
+            return false;
         }
         let addresses = told.iter().flat_map(|told| &told.addresses).chain(asked);
         let people: Vec<Person> = addresses.flat_map(people).collect();
@@ -269,6 +289,7 @@ impl Participants {
         for person in &people {
             self.cache.forget_person(&conversation.account, person);
         }
+        !people.is_empty() || may_have_been_processed
     }
 }
 

@@ -167,6 +167,22 @@ const SOURCES: Row = Row {
     labels: &["participant.api.version", "participant.account"],
     help: "Whether events of an account are known to arrive, 1 or 0: it decides between cache.ttl and cache.ttl_without_events",
 };
+const BUS: Row = Row {
+    name: "participant.bus.current",
+    prometheus: "participant_bus_current",
+    kind: "gauge",
+    unit: "",
+    labels: &[],
+    help: "1 while this replica knows all that is in Redis's stream, 0 while Redis is away; absent without `redis.url`",
+};
+const BUS_LAG: Row = Row {
+    name: "participant.bus.lag",
+    prometheus: "participant_bus_lag_seconds",
+    kind: "histogram",
+    unit: "s",
+    labels: &[],
+    help: "From when an entry was added to Redis's stream, by Redis's clock, until this replica has applied it",
+};
 const SPANS: Row = Row {
     name: "participant.telemetry.spans",
     prometheus: "participant_telemetry_spans_total",
@@ -201,6 +217,8 @@ pub const METRICS: &[Row] = &[
     EVENTS,
     EVENT_AGE,
     SOURCES,
+    BUS,
+    BUS_LAG,
     SPANS,
     BUILD,
 ];
@@ -225,6 +243,9 @@ const DURATIONS: [f64; 14] =
 /// Seconds, up to the longest lifetimes that make sense.
 const AGES: [f64; 9] = [0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0];
 
+/// Seconds, from what is usual to what only an outage explains.
+const LAGS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0];
+
 /// The instruments of one gateway. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics(Arc<Instruments>);
@@ -242,6 +263,8 @@ struct Instruments {
     kinesis_behind: Gauge<f64>,
     events: Counter<u64>,
     event_age: Histogram<f64>,
+    bus: Gauge<u64>,
+    bus_lag: Histogram<f64>,
     meter: Meter,
     registry: Registry,
     provider: SdkMeterProvider,
@@ -334,6 +357,8 @@ impl Metrics {
             kinesis_behind: gauge(&KINESIS_BEHIND),
             events: counter(&EVENTS),
             event_age: histogram(&EVENT_AGE, &AGES),
+            bus: meter.u64_gauge(BUS.name).with_description(BUS.help).build(),
+            bus_lag: histogram(&BUS_LAG, &LAGS),
             meter: meter.clone(),
             registry,
             provider,
@@ -441,6 +466,16 @@ impl Metrics {
     pub fn cache_hit(&self, age: Duration) {
         self.cache_looked_up("hit");
         self.0.age.record(age.as_secs_f64(), &[]);
+    }
+
+    /// This replica knows all that is in the shared stream, or cannot tell any more.
+    pub fn bus_turned(&self, is_current: bool) {
+        self.0.bus.record(is_current.into(), &[]);
+    }
+
+    /// An entry of the shared stream was applied so long after it was added.
+    pub fn bus_lagged(&self, lag: Duration) {
+        self.0.bus_lag.record(lag.as_secs_f64(), &[]);
     }
 
     /// Asks for the cache's entries and weight whenever the registry is read.

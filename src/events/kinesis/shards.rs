@@ -6,6 +6,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde_json::{Map, Value};
+
 /// How far to read up to in a shard, or from where to go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -33,6 +35,18 @@ pub(super) struct Listed {
 
 /// The places of the shards, by their ids.
 pub(super) type Places = BTreeMap<String, Place>;
+
+/// The places as a text that [`from_text`] reads.
+pub(super) fn to_text(places: &Places) -> String {
+    let places: Map<_, _> = places.iter().map(|(id, place)| (id.clone(), place.to_string().into())).collect();
+    Value::Object(places).to_string()
+}
+
+/// None where the text is of another build, or of nobody.
+pub(super) fn from_text(text: &str) -> Option<Places> {
+    let places: BTreeMap<String, String> = serde_json::from_str(text).ok()?;
+    places.into_iter().map(|(id, place)| Some((id, place.parse().ok()?))).collect()
+}
 
 /// What is to be done about a stream's shards.
 #[derive(Debug, PartialEq, Eq)]
@@ -166,6 +180,16 @@ mod tests {
             Plan { places: known(&[("b", Place::Oldest)]), readable: vec!["b".into()], has_lost: true }
         );
         assert!(!Plan::new(&shards, &known(&[("a", Place::Ended)])).has_lost);
+    }
+
+    #[test]
+    fn places_are_read_as_they_were_written() {
+        let places = known(&[("a", Place::Ended), ("b", after("7"))]);
+        assert_eq!(to_text(&places), r#"{"a":"ended","b":"after 7"}"#);
+        assert_eq!(from_text(&to_text(&places)), Some(places));
+        for text in ["", "[]", r#"{"a":7}"#, r#"{"a":"elsewhere"}"#] {
+            assert_eq!(from_text(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -1,0 +1,275 @@
+//! One Redis Stream, or Valkey's, that all replicas write to and read: its order is the order of events everywhere.
+//!
+//! A session is a connection to read by and one for everything else; they come and go together. Between two sessions
+//! nothing waits for Redis: what has to be in the stream fails at once, and notices wait for the next session.
+
+mod entry;
+mod lease;
+mod reader;
+mod settings;
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation,
+};
+use tokio::sync::Notify;
+use tokio::time::interval;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Event, NotPublished, Notice, Position, Published};
+use crate::telemetry::Metrics;
+pub use lease::{Lease, LeaseError};
+pub(super) use reader::follow;
+pub use settings::{BadRedisUrl, RedisSettings, RedisUrl, RedisUrlSource};
+
+/// Redis answers within a millisecond; who takes so long hangs.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// So many notices wait for Redis. Of more it is not remembered what was written, only that something was.
+const MAX_NOTICES: usize = 10_000;
+/// So many go to Redis at once.
+const NOTICE_BATCH: usize = 100;
+const LONGEST_TRIM_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Adds an entry unless its id was seen. The id is noted last: noted first, it would be lost with the entry where there
+/// is no memory for that. The stream's own lifetime lets it go where no gateway is left to trim it.
+const ADD: &str = r"
+    if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 1 then return false end
+    local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, 3))
+    redis.call('PEXPIRE', KEYS[1], ARGV[1])
+    if KEYS[2] then redis.call('SET', KEYS[2], '', 'PX', ARGV[1]) end
+    return id";
+
+/// Lets go what is too old, by Redis's own clock. Exactly: what is kept by `~` can be kept for ever.
+const TRIM: &str = r"
+    local now = redis.call('TIME')
+    local oldest = now[1] * 1000 + math.floor(now[2] / 1000) - ARGV[1]
+    redis.call('XTRIM', KEYS[1], 'MINID', '=', string.format('%.0f', math.max(oldest, 0)))
+    redis.call('PEXPIRE', KEYS[1], ARGV[1])";
+
+/// A replica's side of the stream. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Redis(Arc<Inner>);
+
+struct Inner {
+    settings: RedisSettings,
+    /// Tells this replica's notices from those of others.
+    replica: String,
+    scripts: Scripts,
+    /// `None` between two.
+    session: Mutex<Option<Session>>,
+    /// Whether this replica knows all that is in the stream.
+    is_current: Arc<AtomicBool>,
+    notices: Mutex<Notices>,
+    noticed: Notify,
+    metrics: Metrics,
+}
+
+/// The connection for everything but reading.
+#[derive(Clone)]
+struct Session {
+    connection: MultiplexedConnection,
+    /// Ends the session.
+    broken: CancellationToken,
+}
+
+struct Scripts {
+    add: Script,
+    trim: Script,
+    locate: Script,
+    renew: Script,
+    save: Script,
+    release: Script,
+}
+
+#[derive(Default)]
+struct Notices {
+    waiting: HashSet<Notice>,
+    /// They may be in the stream, or not: a session that ends here leaves them to the next.
+    sending: Vec<Notice>,
+}
+
+impl Redis {
+    pub(super) fn new(settings: RedisSettings, metrics: Metrics) -> Self {
+        metrics.bus_turned(false);
+        let scripts = Scripts {
+            add: Script::new(ADD),
+            trim: Script::new(TRIM),
+            locate: Script::new(reader::LOCATE),
+            renew: Script::new(lease::RENEW),
+            save: Script::new(lease::SAVE),
+            release: Script::new(lease::RELEASE),
+        };
+        Self(Arc::new(Inner {
+            settings,
+            replica: Uuid::new_v4().to_string(),
+            scripts,
+            session: Mutex::default(),
+            is_current: Arc::default(),
+            notices: Mutex::default(),
+            noticed: Notify::new(),
+            metrics,
+        }))
+    }
+
+    pub(super) fn is_current(&self) -> Arc<AtomicBool> {
+        self.0.is_current.clone()
+    }
+
+    /// Puts the event into the stream; the reader tells it, here as everywhere.
+    pub(super) async fn publish(&self, event: &Event) -> Result<Published, NotPublished> {
+        let fields = entry::of_event(event);
+        let seen = (!event.event.id.is_empty()).then(|| {
+            let Event { account, version, event } = event;
+            self.key(&format!("seen:{account}:{version}:{}", event.id))
+        });
+        let id: Option<String> =
+            self.run(&self.add(seen.as_deref(), &fields)).await.map_err(|_| NotPublished)?;
+        Ok(if id.is_some() { Published::Told } else { Published::Repeated })
+    }
+
+    /// Sends the notice in its turn; it waits while Redis is away.
+    pub(super) fn notify(&self, notice: Notice) {
+        let mut notices = self.notices();
+        if notices.waiting.len() >= MAX_NOTICES {
+            notices.waiting = HashSet::from([Notice::Everything]);
+        }
+        notices.waiting.insert(notice);
+        self.0.noticed.notify_one();
+    }
+
+    async fn send_notices(&self) -> Result<Infallible, RedisError> {
+        let unsure = std::mem::take(&mut self.notices().sending);
+        unsure.into_iter().for_each(|notice| self.notify(notice));
+        loop {
+            while let Some(batch) = self.next_notices() {
+                for notice in batch {
+                    let fields = entry::of_notice(&self.0.replica, &notice);
+                    let _: Option<String> = self.run(&self.add(None, &fields)).await?;
+                }
+                self.notices().sending.clear();
+            }
+            self.0.noticed.notified().await;
+        }
+    }
+
+    fn next_notices(&self) -> Option<Vec<Notice>> {
+        let mut notices = self.notices();
+        let batch: Vec<_> = notices.waiting.iter().take(NOTICE_BATCH).cloned().collect();
+        notices.waiting.retain(|notice| !batch.contains(notice));
+        notices.sending.clone_from(&batch);
+        (!batch.is_empty()).then_some(batch)
+    }
+
+    async fn trim(&self) -> Result<Infallible, RedisError> {
+        let mut timer = interval((self.0.settings.retention / 10).min(LONGEST_TRIM_INTERVAL));
+        loop {
+            timer.tick().await;
+            let mut trim = self.0.scripts.trim.key(self.stream());
+            trim.arg(millis(self.0.settings.retention));
+            let _: Option<()> = self.run(&trim).await?;
+        }
+    }
+
+    /// Marks that what was in the stream before is lost, so that nobody resumes from there.
+    async fn mark_gap(&self) -> Result<Position, RedisError> {
+        let id: String = self.run(&self.add(None, &entry::of_gap())).await?;
+        entry::position(&id)
+    }
+
+    fn add(&self, seen: Option<&str>, fields: &[(&str, Vec<u8>)]) -> ScriptInvocation<'_> {
+        let mut add = self.0.scripts.add.key(self.stream());
+        seen.into_iter().for_each(|seen| {
+            add.key(seen);
+        });
+        add.arg(millis(self.0.settings.retention)).arg(self.0.settings.max_len);
+        for (name, value) in fields {
+            add.arg(name).arg(value);
+        }
+        add
+    }
+
+    async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisError> {
+        let session = self.session()?;
+        session.ended_by(script.invoke_async(&mut session.connection.clone()).await)
+    }
+
+    async fn query<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<T, RedisError> {
+        let session = self.session()?;
+        session.ended_by(cmd.query_async(&mut session.connection.clone()).await)
+    }
+
+    fn session(&self) -> Result<Session, RedisError> {
+        let session = self.held_session().clone().filter(|session| !session.broken.is_cancelled());
+        session.ok_or_else(|| (ErrorKind::Io, "Redis is away").into())
+    }
+
+    async fn begin_session(&self) -> Result<Session, RedisError> {
+        let session = Session { connection: self.connect(PATIENCE).await?, broken: CancellationToken::new() };
+        *self.held_session() = Some(session.clone());
+        Ok(session)
+    }
+
+    fn end_session(&self) {
+        *self.held_session() = None;
+        self.set_current(false);
+    }
+
+    async fn connect(&self, patience: Duration) -> Result<MultiplexedConnection, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(patience));
+        let client = Client::open(self.0.settings.url.current()?)?;
+        client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    fn stream(&self) -> String {
+        self.key("events")
+    }
+
+    /// All keys are of one hash slot: a cluster runs no script over several.
+    fn key(&self, name: &str) -> String {
+        format!("{{{}}}:{name}", self.0.settings.key_prefix)
+    }
+
+    fn held_session(&self) -> MutexGuard<'_, Option<Session>> {
+        self.0.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notices(&self) -> MutexGuard<'_, Notices> {
+        self.0.notices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_current(&self, is_current: bool) {
+        if self.0.is_current.swap(is_current, Ordering::SeqCst) != is_current {
+            self.0.metrics.bus_turned(is_current);
+        }
+    }
+}
+
+impl Session {
+    /// Any failure ends the session: after a failover, what is connected may refuse writes for ever.
+    fn ended_by<T>(&self, result: Result<T, RedisError>) -> Result<T, RedisError> {
+        if result.is_err() {
+            self.broken.cancel();
+        }
+        result
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Redis")
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
