@@ -291,7 +291,7 @@ impl Gateway {
     /// Waits until every shard was asked.
     async fn reads(&self) {
         until("every shard is read", async || self.behind().await.filter(|behind| *behind < 5.0)).await;
-        until("a source is live", async || self.metric("participant_kinesis_behind_seconds").await).await;
+        until("v1 is live", async || self.live().await.then_some(())).await;
     }
 
     /// What the metric says, once there is one.
@@ -305,15 +305,29 @@ impl Gateway {
         line.map(|value| value.parse().unwrap())
     }
 
+    /// Whether the cache trusts the events of v1, and of v1 alone.
+    async fn live(&self) -> bool {
+        let text = self.admin("metrics").await;
+        let live: Vec<_> = text.lines().filter(|line| line.starts_with("participant_events_live{")).collect();
+        let is = |version: &str, value: &str| {
+            live.iter().any(|line| line.contains(&format!("\"{version}\"")) && line.ends_with(value))
+        };
+        is("v1", "} 1") && is("v2", "} 0")
+    }
+
     async fn admin(&self, path: &str) -> String {
         let url = format!("http://{}/{path}", self.addresses["admin"].as_str().unwrap());
         reqwest::get(url).await.unwrap().error_for_status().unwrap().text().await.unwrap()
     }
 
     async fn watch(&self) -> Watcher {
-        let stream =
-            self.client.clone().watch_participants(WatchParticipantsRequest::default()).await.unwrap();
-        let mut watcher = Watcher(stream.into_inner());
+        self.watch_after("").await
+    }
+
+    async fn watch_after(&self, token: &str) -> Watcher {
+        let request = WatchParticipantsRequest { resume_token: token.to_owned(), ..Default::default() };
+        let stream = self.client.clone().watch_participants(request).await.unwrap();
+        let mut watcher = Watcher { stream: stream.into_inner(), token: String::new() };
         assert!(matches!(watcher.message().await, Message::Heartbeat(_)), "a stream begins with one");
         watcher
     }
@@ -344,6 +358,16 @@ impl Gateway {
     }
 }
 
+impl Gateway {
+    /// Asks it to end, and waits until it has.
+    async fn ends(&mut self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        while self.lines.recv().await.is_some() {}
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
 impl Drop for Gateway {
     fn drop(&mut self) {
         // It has ended already, or is to end now.
@@ -363,12 +387,18 @@ fn lines_of(source: impl std::io::Read + Send + 'static) -> mpsc::UnboundedRecei
     lines
 }
 
-struct Watcher(Streaming<WatchParticipantsResponse>);
+struct Watcher {
+    stream: Streaming<WatchParticipantsResponse>,
+    /// Where it can be resumed from.
+    token: String,
+}
 
 impl Watcher {
     async fn message(&mut self) -> Message {
-        let next = timeout(PATIENCE, self.0.message()).await.expect("nothing is told");
-        next.unwrap().unwrap().message.unwrap()
+        let next = timeout(PATIENCE, self.stream.message()).await.expect("nothing is told");
+        let next = next.unwrap().unwrap();
+        self.token = next.resume_token;
+        next.message.unwrap()
     }
 
     async fn event(&mut self) -> ParticipantEvent {
@@ -600,4 +630,89 @@ async fn a_stream_can_be_named_by_its_arn_which_tells_the_region() {
     gateway.reads().await;
     stream.put(updated("1")).await;
     assert_eq!(watcher.ids(1).await, ["1"]);
+}
+
+// === With a bus
+
+/// The variables of replicas that share a Redis.
+struct Bus {
+    url: String,
+    prefix: String,
+}
+
+impl Bus {
+    fn new() -> Self {
+        let url = std::env::var("KINESIS_TEST_REDIS").expect("it is not set: run .ci/kinesis");
+        Self { url, prefix: Uuid::from_u128(rand()).to_string() }
+    }
+
+    /// A replica before a proxy of its own.
+    async fn replica(&self, stream: &Stream) -> (Gateway, Proxy) {
+        let proxy = Proxy::before(&stream.server).await;
+        let bus =
+            [("GATEWAY_REDIS_URL", self.url.as_str()), ("GATEWAY_REDIS_KEY_PREFIX", self.prefix.as_str())];
+        let env: Vec<_> = CREDENTIALS.into_iter().chain(bus).collect();
+        (Gateway::start(&stream.name, &proxy.url, &env).await, proxy)
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a Kinesis: run .ci/kinesis"]
+async fn with_a_bus_one_replica_reads_for_all_and_another_takes_over() {
+    let (stream, bus) = (Stream::create().await, Bus::new());
+    let (first, first_proxy) = bus.replica(&stream).await;
+    first.reads().await;
+    let (mut second, second_proxy) = bus.replica(&stream).await;
+    second.says("standing by").await;
+    // Who does not read knows that another does.
+    until("v1 is live", async || second.live().await.then_some(())).await;
+    let mut watcher = second.watch().await;
+    assert_eq!(second.read().await, CacheStatus::Miss);
+    assert_eq!(second.read().await, CacheStatus::Hit);
+    stream.put(updated("1")).await;
+    assert_eq!(watcher.ids(1).await, ["1"]);
+    assert_eq!(second.read().await, CacheStatus::Miss);
+    assert!(second_proxy.asked("GetRecords").is_empty() && !first_proxy.asked("GetRecords").is_empty());
+
+    // Killed, it gives nothing back: the lease runs out.
+    drop(first);
+    stream.put(updated("2")).await;
+    stream.put(updated("3")).await;
+    assert_eq!(watcher.ids(2).await, ["2", "3"]);
+    second.reads().await;
+
+    // Asked to end, it gives the lease back.
+    let (mut third, _) = bus.replica(&stream).await;
+    third.says("standing by").await;
+    let mut watcher = third.watch().await;
+    second.ends().await;
+    stream.put(updated("4")).await;
+    assert_eq!(watcher.ids(1).await, ["4"]);
+}
+
+#[tokio::test]
+#[ignore = "needs a Kinesis: run .ci/kinesis"]
+async fn with_a_bus_a_restart_goes_on_after_the_last_record_and_through_a_split() {
+    let (stream, bus) = (Stream::create_on("KINESIS_TEST_KINESALITE").await, Bus::new());
+    let (mut gateway, _) = bus.replica(&stream).await;
+    gateway.reads().await;
+    let mut watcher = gateway.watch().await;
+    stream.put(updated("1")).await;
+    assert_eq!(watcher.ids(1).await, ["1"]);
+    gateway.ends().await;
+
+    stream.put(updated("2")).await;
+    let whole = stream.open_shards().await.remove(0);
+    let split =
+        json!({ "ShardToSplit": whole["ShardId"], "NewStartingHashKey": (u128::MAX / 2).to_string() });
+    stream.call("SplitShard", split).await;
+    stream.active().await;
+    stream.put(updated("3")).await;
+
+    let (gateway, _) = bus.replica(&stream).await;
+    let mut watcher = gateway.watch_after(&watcher.token).await;
+    assert_eq!(watcher.ids(2).await, ["2", "3"]);
+    gateway.reads().await;
+    stream.put(updated("4")).await;
+    assert_eq!(watcher.ids(1).await, ["4"], "nothing comes twice");
 }
