@@ -127,6 +127,7 @@ pub async fn follow(
     let Settings { stream, poll_interval } = settings;
     let name = format!("kinesis:{stream}");
     let Some(client) = end.run_until_cancelled(Client::new(stream)).await else { return };
+    receiver.participants.observe_followed(&receiver.metrics);
     let reader = Reader { client, name, receiver, accounts, poll_interval };
     let mut places = Places::new();
     while let Some(lease) = end.run_until_cancelled(reader.lease()).await {
@@ -275,28 +276,18 @@ impl Reader {
 
     fn note(&self, progress: &mut Progress, id: &str, turn: &Turn) {
         progress.note(id, turn);
-        match progress.up_to() {
-            Some(moment) => {
-                self.receiver.metrics.kinesis_read(moment.elapsed());
-                self.receiver.participants.followed(moment.elapsed());
-            }
-            None => self.receiver.metrics.kinesis_read(progress.begun.elapsed()),
+        if let Some(moment) = progress.up_to() {
+            self.receiver.participants.followed(moment.elapsed());
         }
     }
 }
 
 /// Up to which moment the records of each shard were applied; none: it was not read yet.
+#[derive(Default)]
 struct Progress {
-    begun: Instant,
     shards: BTreeMap<String, Option<Instant>>,
     /// Up to which all were, when that was last known.
     all: Option<Instant>,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self { begun: Instant::now(), shards: BTreeMap::new(), all: None }
-    }
 }
 
 impl Progress {

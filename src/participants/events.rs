@@ -8,6 +8,7 @@ use super::{Error, Event, Participants, Position, Published, Told};
 use crate::feed::{Heard, Lease, LeaseError, NotPublished, Notice, Subscription};
 use crate::ids::{AccountId, ApiVersion, Segment};
 use crate::proto::ParticipantEventType;
+use crate::telemetry::Metrics;
 
 impl Participants {
     /// Forgets what the event makes stale, then tells the watchers: those of all replicas, where they share a bus. It fails
@@ -74,6 +75,12 @@ impl Participants {
         if self.freshness.followed(behind) {
             self.feed.notify(Notice::Followed { behind });
         }
+    }
+
+    /// Lets the metrics tell how far the stream is behind.
+    pub fn observe_followed(&self, metrics: &Metrics) {
+        let freshness = self.freshness.clone();
+        metrics.observe_kinesis(move || freshness.behind());
     }
 
     /// Forgets everything cached, here and at the other replicas, for events that nobody tells any more.

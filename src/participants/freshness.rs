@@ -84,6 +84,13 @@ impl Freshness {
         is_news
     }
 
+    /// How long ago the moment is up to which a stream was followed; as long as this process lives, if none was.
+    pub fn behind(&self) -> Duration {
+        let last = self.followed[0].load(Ordering::Relaxed);
+        let last = if last == NEVER { 0 } else { last };
+        Duration::from_millis(self.now().saturating_sub(last))
+    }
+
     /// Whether events of the account are known to arrive.
     pub fn is_live(&self, account: &AccountId, version: ApiVersion) -> bool {
         let is_within = |last: &AtomicU64, window: Duration| {
@@ -125,4 +132,31 @@ impl Freshness {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(NEVER - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_is_followed_keeps_v1_live_while_it_is_less_than_a_minute_behind() {
+        let account = AccountId::parse("AC00000000000000000000000000000000").unwrap();
+        let (day, second) = (Duration::from_secs(24 * 3600), Duration::from_secs(1));
+        let lifetimes = Lifetimes { with_events: day, without_events: second, live_window: day };
+        let mut freshness = Freshness::new(lifetimes, [account.clone()], None);
+        let lives = |freshness: &Freshness| {
+            [ApiVersion::V1, ApiVersion::V2].map(|version| freshness.is_live(&account, version))
+        };
+        assert!(!freshness.followed(day), "so far behind it is of no use");
+        assert_eq!(lives(&freshness), [false, false]);
+        freshness.begin -= Duration::from_secs(3600);
+        assert!(freshness.behind() >= Duration::from_secs(3600));
+        assert!(freshness.followed(Duration::from_secs(59)));
+        assert!((59..3600).contains(&freshness.behind().as_secs()));
+        assert_eq!(lives(&freshness), [true, false]);
+        assert!(!freshness.followed(Duration::from_secs(58)), "who was told lately knows");
+        assert!(freshness.followed(Duration::ZERO));
+        assert!(!freshness.followed(Duration::from_secs(61)));
+        assert_eq!(lives(&freshness), [false, false]);
+    }
 }

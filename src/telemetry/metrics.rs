@@ -139,7 +139,8 @@ const KINESIS_BEHIND: Row = Row {
     kind: "gauge",
     unit: "s",
     labels: &[],
-    help: "How old a change may be of which the Kinesis stream has told nothing here yet; grows while it cannot be read",
+    help: "How old a change may be of which Kinesis has told nothing yet, by whichever replica reads it; grows while it cannot be \
+           read; absent without `kinesis.stream`",
 };
 const EVENTS: Row = Row {
     name: "participant.events.received",
@@ -260,7 +261,6 @@ struct Instruments {
     bad_secrets: UpDownCounter<i64>,
     lookups: Counter<u64>,
     age: Histogram<f64>,
-    kinesis_behind: Gauge<f64>,
     events: Counter<u64>,
     event_age: Histogram<f64>,
     bus: Gauge<u64>,
@@ -342,8 +342,6 @@ impl Metrics {
         };
         let counter = |row: &Row| meter.u64_counter(row.name).with_description(row.help).build();
         let up_down = |row: &Row| meter.i64_up_down_counter(row.name).with_description(row.help).build();
-        let gauge =
-            |row: &Row| meter.f64_gauge(row.name).with_description(row.help).with_unit(row.unit).build();
         let instruments = Instruments {
             calls: histogram(&CALLS, &DURATIONS),
             in_flight: up_down(&IN_FLIGHT),
@@ -354,7 +352,6 @@ impl Metrics {
             bad_secrets: up_down(&BAD_SECRETS),
             lookups: counter(&LOOKUPS),
             age: histogram(&AGE, &AGES),
-            kinesis_behind: gauge(&KINESIS_BEHIND),
             events: counter(&EVENTS),
             event_age: histogram(&EVENT_AGE, &AGES),
             bus: meter.u64_gauge(BUS.name).with_description(BUS.help).build(),
@@ -452,11 +449,6 @@ impl Metrics {
         self.0.bad_secrets.add(if is_bad { 1 } else { -1 }, &[]);
     }
 
-    /// All records of the Kinesis stream are applied up to `behind` ago.
-    pub fn kinesis_read(&self, behind: Duration) {
-        self.0.kinesis_behind.record(behind.as_secs_f64(), &[]);
-    }
-
     /// A read was served, or not; `outcome` is one of those that the table lists.
     pub fn cache_looked_up(&self, outcome: &'static str) {
         self.0.lookups.add(1, &[KeyValue::new("participant.cache.outcome", outcome)]);
@@ -529,6 +521,13 @@ impl Metrics {
                 }
             })
             .build();
+    }
+
+    /// Asks how far the reading of Kinesis is behind whenever the registry is read.
+    pub fn observe_kinesis(&self, behind: impl Fn() -> Duration + Send + Sync + 'static) {
+        let gauge = self.0.meter.f64_observable_gauge(KINESIS_BEHIND.name);
+        let gauge = gauge.with_description(KINESIS_BEHIND.help).with_unit(KINESIS_BEHIND.unit);
+        let _ = gauge.with_callback(move |observer| observer.observe(behind().as_secs_f64(), &[])).build();
     }
 
     /// Asks for what became of spans whenever the registry is read.

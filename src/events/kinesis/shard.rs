@@ -154,7 +154,6 @@ impl Shard {
         match error {
             Error::IteratorExpired => {
                 self.iterator = None;
-                self.wait = Duration::ZERO;
                 return Turn::Failed;
             }
             // The place is none of this shard, or no longer: AWS has nothing that could be read after it.
@@ -163,6 +162,8 @@ impl Shard {
                 (self.place, self.has_missed) = (Place::Oldest, true);
                 return Turn::Failed;
             }
+            // Then it is the iterator.
+            Error::Invalid(_) => self.iterator = None,
             _ => {}
         }
         self.patience.fail(error, "read a Kinesis shard").await;
