@@ -9,6 +9,7 @@ mod aliases;
 mod generations;
 mod outcomes;
 
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, info_span};
 
 pub use aliases::Aliases;
-pub use outcomes::{Claim, Outcomes, Settled, Slot};
+pub use outcomes::{Claim, Kept, Outcomes, Settled, Slot};
 
 use crate::ids::{AccountId, Conversation, Person, PersonKey, Segment};
 use crate::proto::CacheStatus;
@@ -335,11 +336,19 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
 
     /// Drops what has expired, until the token is cancelled.
     pub async fn upkeep(&self, end: CancellationToken) {
-        let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
-        while end.run_until_cancelled(interval.tick()).await.is_some() {
-            self.entries.run_pending_tasks().await;
-            self.flights.run_pending_tasks().await;
-        }
+        tokio::join!(tidy(&self.entries, end.clone()), tidy(&self.flights, end));
+    }
+}
+
+/// Drops what has expired, again and again, until the token is cancelled.
+async fn tidy<K, V>(entries: &Moka<K, V>, end: CancellationToken)
+where
+    K: Eq + Hash + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
+    while end.run_until_cancelled(interval.tick()).await.is_some() {
+        entries.run_pending_tasks().await;
     }
 }
 

@@ -232,6 +232,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
     if let Some(place) = sources.place("kinesis.stream") {
         sources.problem(place, "this build cannot read it: build the gateway with its feature kinesis");
     }
+    let ttl = sources.required("cache.ttl", duration);
     let export = Export { traces: otlp(sources, "TRACES"), metrics: otlp(sources, "METRICS") };
     Config {
         grpc_listen: sources.optional("grpc.listen", listen).unwrap_or(NOWHERE),
@@ -251,7 +252,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
             reload_interval: sources.required("secrets.reload_interval", limit),
         },
         lifetimes: Lifetimes {
-            with_events: sources.required("cache.ttl", duration),
+            with_events: ttl,
             without_events: sources.required("cache.ttl_without_events", duration),
             live_window: sources.required("events.live_window", limit),
         },
@@ -260,7 +261,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
             events_kept: sources.required("watch.events_kept", |text| number(text, 2, 1_000_000)),
         },
         cache: CacheSettings {
-            ttl: sources.required("cache.ttl", duration),
+            ttl,
             negative_ttl: sources.required("cache.negative_ttl", duration),
             max_bytes: sources.required("cache.max_bytes", |text| number(text, 0, 1 << 40)),
         },

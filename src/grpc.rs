@@ -195,11 +195,11 @@ impl ParticipantService for Service {
         request: Request<proto::ListParticipantConversationsRequest>,
     ) -> Result<Response<proto::ListParticipantConversationsResponse>, Status> {
         let (deadline, request) = opened(request)?;
-        let request::ListConversations { person, size, cursor, max_age } =
+        let request::ListConversations { version, person, size, cursor, max_age } =
             request::list_conversations(request, &self.accounts, self.participants.page_tokens())?;
-        let person = person.map_err(told(ApiVersion::V2))?;
-        let read = self.participants.list_conversations(&person, size, &cursor, max_age, deadline.unary());
-        let read = read.await.map_err(told(ApiVersion::V1))?;
+        let person = (version, &person);
+        let read = self.participants.list_conversations(person, size, &cursor, max_age, deadline.unary());
+        let read = read.await.map_err(told(version))?;
         let read_info = Some(read_info(&read));
         Ok(Response::new(proto::ListParticipantConversationsResponse {
             conversations: read.value.content.items.clone(),

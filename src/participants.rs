@@ -32,6 +32,7 @@ pub use crate::feed::{
     BadRedisUrl, Event, Feed, Lease, LeaseError, NotPublished, Position, Published, RedisSettings, RedisUrl,
     RedisUrlSource, Told,
 };
+use crate::ids::Segment;
 use crate::proto::{CacheStatus, Participant};
 use crate::telemetry::Metrics;
 use crate::twilio::{self, Twilio};
@@ -67,17 +68,19 @@ pub enum Error {
     /// A create whose answer was lost found another participant in its place.
     Exists {
         /// Twilio's id of that one.
-        participant_id: String,
+        id: Option<Segment>,
     },
+    /// Nobody could find out what became of a write that Twilio answered so.
+    OutcomeUnknown(Arc<twilio::Error>),
     /// A bug of the gateway, such as a task that panicked.
     Bug,
 }
 
 impl Error {
-    /// Whether nothing was done, for a reason that passes: the same call can be made again.
-    fn is_unprocessed(&self) -> bool {
+    /// Whether nothing was done, for a reason that passes: a repetition with the same request id may do it.
+    fn frees_the_request_id(&self) -> bool {
         match self {
-            Self::Upstream(error) => error.is_unprocessed(),
+            Self::Upstream(error) => error.frees_the_request_id(),
             Self::Deadline { sent } => !sent,
             Self::NotSupported
             | Self::EndlessPages
@@ -86,6 +89,7 @@ impl Error {
             | Self::EtagMismatch
             | Self::RequestIdReused
             | Self::Exists { .. }
+            | Self::OutcomeUnknown(_)
             | Self::Bug => false,
         }
     }
@@ -115,7 +119,7 @@ pub struct Page<T> {
     pub content: Arc<twilio::Page<T>>,
     /// The page after this one.
     pub next: String,
-    /// The page before this one.
+    /// The page before this one, where the list can go back.
     pub previous: String,
 }
 
@@ -152,7 +156,7 @@ impl Participants {
             aliases: Aliases::new(cache.ttl),
             cache: Cache::new(cache, &traits, tasks.clone(), metrics),
             page_tokens,
-            outcomes: Outcomes::default(),
+            outcomes: Outcomes::new(&writes::KEPT_OUTCOMES),
             turns: Turns::default(),
             feed,
             freshness,
@@ -160,14 +164,16 @@ impl Participants {
         }
     }
 
-    /// Keeps the cache within its bounds and true to what other replicas tell, and what the accounts sign in with up to
-    /// date, until the token is cancelled.
+    /// Keeps what is remembered within its bounds, the cache true to what other replicas tell, and what the accounts sign in
+    /// with up to date, until the token is cancelled.
     pub async fn upkeep(&self, end: CancellationToken) {
         let hear = |heard: Heard<'_>, age| self.hear(heard, age);
         tokio::join!(
             self.cache.upkeep(end.clone()),
+            self.aliases.upkeep(end.clone()),
+            self.outcomes.upkeep(end.clone()),
             self.feed.follow(hear, end.clone()),
-            self.twilio.upkeep(end)
+            self.twilio.upkeep(end),
         );
     }
 }

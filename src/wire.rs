@@ -19,33 +19,28 @@ impl<'de> Deserialize<'de> for Unread {
     }
 }
 
-/// The contract's word for Twilio's: the same without the prefix, in either case; a word that is not known is OTHER.
+/// The contract's word for Twilio's: the same with the prefix, in either case. No word is UNSPECIFIED, one that is not known
+/// OTHER.
+fn enum_of<E>(word: Option<&str>, prefix: &str, from_name: fn(&str) -> Option<E>) -> Option<E> {
+    let word = word.unwrap_or_default().to_ascii_uppercase();
+    let word = match word.as_str() {
+        "" => "UNSPECIFIED",
+        "OTHER" | "UNSPECIFIED" => "OTHER",
+        word => word,
+    };
+    from_name(&format!("{prefix}_{word}"))
+}
+
 pub(crate) fn channel(word: Option<&str>) -> Channel {
-    match word.map(str::to_ascii_uppercase).as_deref() {
-        None | Some("") => Channel::Unspecified,
-        Some("OTHER" | "UNSPECIFIED") => Channel::Other,
-        Some(word) => Channel::from_str_name(&format!("CHANNEL_{word}")).unwrap_or(Channel::Other),
-    }
+    enum_of(word, "CHANNEL", Channel::from_str_name).unwrap_or(Channel::Other)
 }
 
-/// As [`channel`], for the type of a participant.
 pub(crate) fn participant_type(word: Option<&str>) -> ParticipantType {
-    match word.map(str::to_ascii_uppercase).as_deref() {
-        None | Some("") => ParticipantType::Unspecified,
-        Some("OTHER" | "UNSPECIFIED") => ParticipantType::Other,
-        Some(word) => ParticipantType::from_str_name(&format!("PARTICIPANT_TYPE_{word}"))
-            .unwrap_or(ParticipantType::Other),
-    }
+    enum_of(word, "PARTICIPANT_TYPE", ParticipantType::from_str_name).unwrap_or(ParticipantType::Other)
 }
 
-/// As [`channel`], for the state of a conversation.
 pub(crate) fn conversation_state(word: Option<&str>) -> ConversationState {
-    match word.map(str::to_ascii_uppercase).as_deref() {
-        None | Some("") => ConversationState::Unspecified,
-        Some("OTHER" | "UNSPECIFIED") => ConversationState::Other,
-        Some(word) => ConversationState::from_str_name(&format!("CONVERSATION_STATE_{word}"))
-            .unwrap_or(ConversationState::Other),
-    }
+    enum_of(word, "CONVERSATION_STATE", ConversationState::from_str_name).unwrap_or(ConversationState::Other)
 }
 
 /// v1's identity as the address that it is here; its samples also spell none as the text `null`.

@@ -316,6 +316,20 @@ fn a_wrong_configuration_exits_64_with_one_line_a_problem() {
 }
 
 #[test]
+fn an_events_listener_without_an_auth_token_exits_64() {
+    let key = [
+        ("TWILIO_ACCOUNT_SID", sandbox::ACCOUNT_SID),
+        ("TWILIO_API_KEY", sandbox::API_KEY_SID),
+        ("TWILIO_API_SECRET", sandbox::API_KEY_SECRET),
+    ];
+    let flags = ["serve", "--events-listen=127.0.0.1:0", "--events-public-url=https://a.example.com/events"];
+    let output = run(&flags, &key);
+    let told = text(&output.stderr);
+    assert_eq!((output.status.code(), told.lines().count()), (Some(64), 1), "{told}");
+    assert!(told.contains("--events-listen") && told.contains("auth_token"), "{told}");
+}
+
+#[test]
 fn an_unknown_flag_or_command_exits_64() {
     for (args, named) in [
         (&["serve", "--no-such-flag"][..], "--no-such-flag"),
@@ -388,7 +402,8 @@ async fn the_ready_file_appears_whole_with_the_bound_addresses() {
     };
     let keys: Vec<_> = ready.json.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(keys, ["admin", "events", "grpc", "sandbox"]);
-    assert!(ready.json["events"].is_null());
+    let events: SocketAddr = ready.json["events"].as_str().unwrap().parse().unwrap();
+    assert!(events.port() != 0 && TcpStream::connect(events).await.is_ok());
     assert!(ready.grpc.port() != 0 && ready.admin.port() != 0);
     // It serves from that moment on.
     ready.client().await.get_participant(get("alice")).await.unwrap();
@@ -399,7 +414,9 @@ async fn the_ready_file_appears_whole_with_the_bound_addresses() {
     assert_eq!(files, ["ready.json"]);
     // The addresses are logged, too.
     let line: Value = serde_json::from_str(&gateway.err.until("serving").await).unwrap();
-    assert_eq!((&line["grpc"], &line["admin"]), (&ready.json["grpc"], &ready.json["admin"]));
+    for listener in ["grpc", "admin", "events", "sandbox"] {
+        assert_eq!(line[listener], ready.json[listener], "{listener}");
+    }
 }
 
 #[tokio::test]

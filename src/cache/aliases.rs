@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use moka::future::Cache as Moka;
+use tokio_util::sync::CancellationToken;
 
 use crate::ids::{Conversation, Segment};
 
@@ -29,5 +30,10 @@ impl Aliases {
     /// Notes what an answer told.
     pub async fn learn(&self, named: &Conversation, sid: Segment) {
         self.sids.insert(named.clone(), sid).await;
+    }
+
+    /// Drops what has expired, until the token is cancelled: a unique name can be PII.
+    pub async fn upkeep(&self, end: CancellationToken) {
+        super::tidy(&self.sids, end).await;
     }
 }

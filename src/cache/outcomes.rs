@@ -8,17 +8,16 @@ use moka::future::Cache as Moka;
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::ids::{AccountId, RequestId};
-
-/// The contract's promise: so long an outcome is kept, from when its write was claimed.
-const KEPT: Duration = Duration::from_secs(600);
-/// So many are kept at most, at about a KiB each; the least recently used leaves first.
-const MAX_OUTCOMES: u64 = 50_000;
 
 type Key = (AccountId, RequestId);
 /// Tells one request from another that comes with the same id.
 type Fingerprint = [u8; 32];
+
+/// What an entry weighs beside its outcome, by estimate.
+const ENTRY_BYTES: u32 = 512;
 
 /// The outcomes of writes by their request ids.
 #[derive(Clone)]
@@ -26,19 +25,34 @@ pub struct Outcomes<T> {
     entries: Moka<Key, Entry<T>>,
 }
 
+/// Bounds of what is kept.
+#[derive(Debug)]
+pub struct Kept<T> {
+    /// So long an outcome is kept from when its write ended.
+    pub lifetime: Duration,
+    /// So much is kept at most, by estimate; the least recently used leaves first.
+    pub max_bytes: u64,
+    /// What an outcome weighs.
+    pub weight: fn(&T) -> u32,
+}
+
 #[derive(Clone)]
 struct Entry<T> {
     fingerprint: Fingerprint,
-    settled: watch::Receiver<Option<Settled<T>>>,
+    progress: watch::Receiver<Progress<T>>,
 }
 
-/// What a write came to.
+/// How far a write has come.
 #[derive(Clone, Debug)]
-pub enum Settled<T> {
-    /// It was done, or refused: this is what every repetition is answered.
-    Outcome(T),
+enum Progress<T> {
+    /// Nothing was sent.
+    Claimed,
+    /// It may have been sent.
+    Begun,
     /// It was never processed, and can be claimed anew.
     Released,
+    /// It was done, or refused: this is what every repetition is answered.
+    Settled(T),
 }
 
 /// What a call with a request id finds.
@@ -51,71 +65,121 @@ pub enum Claim<T: Clone + Send + Sync + 'static> {
     OtherRequest,
 }
 
-/// The place of an outcome that is not there yet.
+/// The place of an outcome that is not there yet. Dropped before it has begun, it leaves the id free; dropped after that, the
+/// outcome is lost.
 pub struct Slot<T: Clone + Send + Sync + 'static> {
     outcomes: Outcomes<T>,
     key: Key,
-    settled: watch::Sender<Option<Settled<T>>>,
+    entry: Entry<T>,
+    progress: watch::Sender<Progress<T>>,
 }
 
 /// An outcome that is there, or will be.
-pub struct Repeated<T>(watch::Receiver<Option<Settled<T>>>);
+pub struct Repeated<T>(watch::Receiver<Progress<T>>);
 
-impl<T: Clone + Send + Sync + 'static> Default for Outcomes<T> {
-    fn default() -> Self {
-        let entries = Moka::builder()
-            .max_capacity(MAX_OUTCOMES)
-            // The default policy may refuse new entries while it is full, and with them the promise.
-            .eviction_policy(EvictionPolicy::lru())
-            .time_to_live(KEPT)
-            .build();
-        Self { entries }
-    }
+/// What a write came to that another call did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settled<T> {
+    /// What every repetition is answered.
+    Outcome(T),
+    /// Nothing: the id can be claimed anew.
+    Nothing,
+    /// It was lost on the way, and may or may not have been done.
+    Lost,
 }
 
 impl<T: Clone + Send + Sync + 'static> Outcomes<T> {
+    /// None yet.
+    pub fn new(kept: &Kept<T>) -> Self {
+        let weight = kept.weight;
+        let entries = Moka::builder()
+            .max_capacity(kept.max_bytes)
+            .weigher(move |_, entry: &Entry<T>| match &*entry.progress.borrow() {
+                Progress::Settled(outcome) => ENTRY_BYTES.saturating_add(weight(outcome)),
+                Progress::Claimed | Progress::Begun | Progress::Released => ENTRY_BYTES,
+            })
+            // The default policy may refuse new entries while it is full, and with them the promise.
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_live(kept.lifetime)
+            .build();
+        Self { entries }
+    }
+
     /// Who comes first with an id gets the slot; everybody else, what becomes of it.
     pub async fn claim(&self, account: AccountId, id: RequestId, fingerprint: Fingerprint) -> Claim<T> {
         let key = (account, id);
-        let (sender, settled) = watch::channel(None);
-        let entry = Entry { fingerprint, settled };
-        let there = self.entries.entry(key.clone()).or_insert(entry).await;
-        if there.is_fresh() {
-            return Claim::First(Slot { outcomes: self.clone(), key, settled: sender });
+        loop {
+            let (sender, progress) = watch::channel(Progress::Claimed);
+            let entry = Entry { fingerprint, progress };
+            let there = self.entries.entry(key.clone()).or_insert(entry.clone()).await;
+            if there.is_fresh() {
+                return Claim::First(Slot { outcomes: self.clone(), key, entry, progress: sender });
+            }
+            let there = there.into_value();
+            if there.is_abandoned() {
+                self.remove(&key, &there).await;
+            } else if there.fingerprint == fingerprint {
+                return Claim::Repeated(Repeated(there.progress));
+            } else {
+                return Claim::OtherRequest;
+            }
         }
-        let there = there.into_value();
-        if there.fingerprint == fingerprint {
-            Claim::Repeated(Repeated(there.settled))
-        } else {
-            Claim::OtherRequest
-        }
+    }
+
+    async fn remove(&self, key: &Key, entry: &Entry<T>) {
+        let is_it = |there: &Entry<T>| there.progress.same_channel(&entry.progress);
+        let removal = self.entries.entry(key.clone()).and_compute_with(|there| {
+            ready(if there.is_some_and(|there| is_it(there.value())) { Op::Remove } else { Op::Nop })
+        });
+        removal.await;
+    }
+
+    /// Drops what has expired, until the token is cancelled: it holds PII.
+    pub async fn upkeep(&self, end: CancellationToken) {
+        super::tidy(&self.entries, end).await;
+    }
+}
+
+impl<T> Entry<T> {
+    /// Whether whoever claimed it went away before anything was sent.
+    fn is_abandoned(&self) -> bool {
+        // Only a closed channel is an error.
+        self.progress.has_changed().is_err() && matches!(*self.progress.borrow(), Progress::Claimed)
     }
 }
 
 impl<T: Clone + Send + Sync + 'static> Slot<T> {
+    /// From now on the write may have been sent.
+    pub fn begin(&self) {
+        self.progress.send_replace(Progress::Begun);
+    }
+
     /// Keeps the outcome for who repeats the write.
-    pub fn settle(self, outcome: T) {
-        self.settled.send_replace(Some(Settled::Outcome(outcome)));
+    pub async fn settle(self, outcome: T) {
+        self.progress.send_replace(Progress::Settled(outcome));
+        // Put in anew, it is weighed with its outcome, and its lifetime begins.
+        self.outcomes.entries.insert(self.key, self.entry).await;
     }
 
     /// Nothing was done: whoever repeats the write, or waits for it, may do it.
     pub async fn release(self) {
-        let is_ours = |there: &Entry<T>| there.settled.same_channel(&self.settled.subscribe());
         // The order matters: who is told that it was released claims the id anew.
-        let entry = self.outcomes.entries.entry(self.key.clone());
-        let removal = entry.and_compute_with(|there| {
-            ready(if there.is_some_and(|there| is_ours(there.value())) { Op::Remove } else { Op::Nop })
-        });
-        removal.await;
-        self.settled.send_replace(Some(Settled::Released));
+        self.outcomes.remove(&self.key, &self.entry).await;
+        self.progress.send_replace(Progress::Released);
     }
 }
 
 impl<T: Clone> Repeated<T> {
-    /// Waits for the write; `None` where it was lost on the way, and may or may not have been done.
-    pub async fn settled(mut self) -> Option<Settled<T>> {
-        let settled = self.0.wait_for(Option::is_some).await.ok()?;
-        settled.clone()
+    /// Waits for the write to end.
+    pub async fn settled(mut self) -> Settled<T> {
+        let ended = |progress: &Progress<T>| matches!(progress, Progress::Settled(_) | Progress::Released);
+        // It fails where the slot was dropped.
+        let _ = self.0.wait_for(ended).await.map(|_| ());
+        match &*self.0.borrow() {
+            Progress::Settled(outcome) => Settled::Outcome(outcome.clone()),
+            Progress::Released | Progress::Claimed => Settled::Nothing,
+            Progress::Begun => Settled::Lost,
+        }
     }
 }
 
@@ -129,6 +193,10 @@ mod tests {
 
     fn id() -> RequestId {
         RequestId::parse("7c9e6679-7425-40de-944b-e07fc1f90ae7").unwrap()
+    }
+
+    fn outcomes(max_bytes: u64) -> Outcomes<u8> {
+        Outcomes::new(&Kept { lifetime: Duration::from_secs(600), max_bytes, weight: |_| 0 })
     }
 
     async fn claim(outcomes: &Outcomes<u8>, fingerprint: u8) -> Claim<u8> {
@@ -151,29 +219,59 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_settles_for_who_waits_and_who_comes_later() {
-        let outcomes = Outcomes::default();
+        let outcomes = outcomes(1 << 20);
         let slot = first(&outcomes).await;
+        slot.begin();
         let waiting = repeated(&outcomes).await;
         assert!(matches!(claim(&outcomes, 2).await, Claim::OtherRequest));
-        slot.settle(7);
-        assert!(matches!(waiting.settled().await, Some(Settled::Outcome(7))));
-        assert!(matches!(repeated(&outcomes).await.settled().await, Some(Settled::Outcome(7))));
+        slot.settle(7).await;
+        assert_eq!(waiting.settled().await, Settled::Outcome(7));
+        assert_eq!(repeated(&outcomes).await.settled().await, Settled::Outcome(7));
     }
 
     #[tokio::test]
     async fn what_came_to_nothing_is_claimed_anew_by_any_request() {
-        let outcomes = Outcomes::default();
+        let outcomes = outcomes(1 << 20);
         let slot = first(&outcomes).await;
+        slot.begin();
         let waiting = repeated(&outcomes).await;
         slot.release().await;
-        assert!(matches!(waiting.settled().await, Some(Settled::Released)));
+        assert_eq!(waiting.settled().await, Settled::Nothing);
         assert!(matches!(claim(&outcomes, 2).await, Claim::First(_)));
     }
 
     #[tokio::test]
-    async fn a_slot_that_is_dropped_is_lost_and_not_claimed_again() {
-        let outcomes = Outcomes::default();
-        drop(first(&outcomes).await);
-        assert!(repeated(&outcomes).await.settled().await.is_none());
+    async fn whoever_goes_away_before_anything_is_sent_leaves_the_id_free() {
+        let outcomes = outcomes(1 << 20);
+        let slot = first(&outcomes).await;
+        let waiting = repeated(&outcomes).await;
+        drop(slot);
+        assert_eq!(waiting.settled().await, Settled::Nothing);
+        assert!(matches!(claim(&outcomes, 2).await, Claim::First(_)));
+    }
+
+    #[tokio::test]
+    async fn what_was_begun_and_lost_is_not_done_again() {
+        let outcomes = outcomes(1 << 20);
+        let slot = first(&outcomes).await;
+        slot.begin();
+        drop(slot);
+        assert_eq!(repeated(&outcomes).await.settled().await, Settled::Lost);
+    }
+
+    #[tokio::test]
+    async fn outcomes_end_by_their_lifetime_and_by_weight() {
+        let short = Outcomes::new(&Kept { lifetime: Duration::ZERO, max_bytes: 1 << 20, weight: |_: &u8| 0 });
+        first(&short).await.settle(1).await;
+        assert!(matches!(claim(&short, 2).await, Claim::First(_)));
+
+        let heavy = Outcomes::new(&Kept {
+            lifetime: Duration::from_secs(600),
+            max_bytes: 4096,
+            weight: |_: &u8| 8192,
+        });
+        first(&heavy).await.settle(1).await;
+        heavy.entries.run_pending_tasks().await;
+        assert_eq!(heavy.entries.entry_count(), 0, "one that is too heavy by itself is not kept");
     }
 }

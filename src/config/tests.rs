@@ -115,7 +115,7 @@ fn the_file_is_named_by_flag_or_variable_and_the_flag_wins() {
     let variable = [("GATEWAY_CONFIG", by_variable.path())];
     assert_eq!(config(&[], &variable).cache.ttl, Duration::from_secs(2));
     assert_eq!(config(&["--config", by_flag.path()], &variable).cache.ttl, Duration::from_secs(1));
-    assert_eq!(config(&[], &[("GATEWAY_CONFIG", "")]).cache.ttl, Duration::from_secs(60));
+    assert_eq!(config(&[], &[("GATEWAY_CONFIG", "")]).cache.ttl, Duration::from_secs(300));
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn an_empty_value_is_none_wherever_it_stands() {
         &[("GATEWAY_CACHE_TTL", ""), ("GATEWAY_GRPC_LISTEN", "")],
     );
     assert_eq!(config.call_timeout, Duration::from_secs(30));
-    assert_eq!(config.cache.ttl, Duration::from_secs(60));
+    assert_eq!(config.cache.ttl, Duration::from_secs(300));
     assert_eq!(config.grpc_listen.to_string(), "127.0.0.1:50051");
     assert_eq!(config.admin_listen.to_string(), "127.0.0.1:9464");
 }
@@ -893,4 +893,80 @@ fn a_stream_is_checked_and_its_poll_interval_keeps_to_what_aws_allows() {
 fn a_stream_that_this_build_cannot_read_is_a_problem() {
     let problems = problems_beside_an_account(&["--kinesis-stream=events"], &[]);
     assert_problems(&problems, &[("--kinesis-stream", "feature kinesis")]);
+}
+
+// === Events
+
+const EVENTS_URL: &str = "https://gateway.example.com/events";
+
+#[test]
+fn an_events_listener_needs_the_url_that_twilio_calls_and_an_auth_token() {
+    let listen = "--events-listen=127.0.0.1:0";
+    assert!(matches!(config(&[], &[]).events, Events::Off));
+    let Events::Webhook { public_url, max_body_bytes, .. } =
+        config(&[listen, "--events-public-url", EVENTS_URL], &[]).events
+    else {
+        panic!("the listener is on");
+    };
+    assert_eq!((public_url.unwrap().to_string().as_str(), max_body_bytes), (EVENTS_URL, 1 << 20));
+
+    let problems = problems_beside_an_account(&[listen], &[]);
+    assert_problems(&problems, &[("--events-listen", "events.public_url")]);
+    let problems = problems_beside_an_account(&["--events-public-url", EVENTS_URL], &[]);
+    assert_problems(&problems, &[("--events-public-url", "events.listen")]);
+    let key = [("TWILIO_ACCOUNT_SID", SID), ("TWILIO_API_KEY", "SK1"), ("TWILIO_API_SECRET", "planted")];
+    let problems = self::problems(&[listen, "--events-public-url", EVENTS_URL], &key);
+    assert_problems(&problems, &[("--events-listen", "auth_token")]);
+}
+
+#[test]
+fn a_url_that_twilio_could_not_call_is_refused() {
+    for (url, legal) in [
+        ("http://gateway.example.com/events", "https://"),
+        ("https://gateway.example.com/events?a=b", "query"),
+        ("https://planted:planted@gateway.example.com/events", "user"),
+        ("gateway.example.com", "https://"),
+    ] {
+        let problems = problems_beside_an_account(
+            &["--events-listen=127.0.0.1:0"],
+            &[("GATEWAY_EVENTS_PUBLIC_URL", url), ("GATEWAY_EVENTS_MAX_BODY_BYTES", "1")],
+        );
+        assert_problems(
+            &problems,
+            &[("GATEWAY_EVENTS_PUBLIC_URL", legal), ("GATEWAY_EVENTS_MAX_BODY_BYTES", "1024")],
+        );
+        assert!(!problems.concat().contains("planted"));
+    }
+}
+
+#[test]
+fn with_an_api_key_the_auth_tokens_still_check_events() {
+    let env = [&ACCOUNT[..], &[("TWILIO_API_KEY", "SK1"), ("TWILIO_API_SECRET", "secret")]].concat();
+    let config = report(&[], &env).outcome.unwrap();
+    let [account] = accounts(&config) else { panic!("there is one account") };
+    let values = |tokens: &mut dyn Iterator<Item = &Secret>| {
+        tokens.map(|token| token.value().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(secrets(account), ["secret"]);
+    assert_eq!(values(&mut account.auth_tokens.iter()), [TOKEN]);
+    assert_eq!(values(&mut account.spare_tokens()), [TOKEN]);
+    let config = self::config(&[], &[]);
+    let [account] = accounts(&config) else { panic!("there is one account") };
+    assert_eq!(values(&mut account.auth_tokens.iter()), [TOKEN]);
+    assert!(values(&mut account.spare_tokens()).is_empty(), "who signs in with it reads it again");
+}
+
+#[test]
+fn the_sandbox_is_listened_to_without_being_asked() {
+    let events = |flags: &[&str]| report(&[&["--sandbox"], flags].concat(), &[]).outcome.unwrap().events;
+    let Events::Webhook { listen, public_url, .. } = events(&[]) else { panic!("the listener is on") };
+    assert_eq!((listen.to_string().as_str(), public_url), ("127.0.0.1:0", None));
+    let Events::Webhook { listen, public_url, .. } = events(&["--events-listen=[::1]:0"]) else {
+        panic!("the listener is on");
+    };
+    assert_eq!((listen.to_string().as_str(), public_url), ("[::1]:0", None));
+    let Events::Webhook { public_url, .. } = events(&["--events-public-url", EVENTS_URL]) else {
+        panic!("the listener is on");
+    };
+    assert_eq!(public_url.unwrap().to_string(), EVENTS_URL);
 }

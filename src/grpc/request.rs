@@ -17,8 +17,8 @@ use crate::ids::{
     Segment, ServiceId, is_v2_id, route,
 };
 use crate::participants::{
-    Create, Cursor, Error, Listed, MAX_CONVERSATIONS_PAGE_SIZE, PageTokens, Position, Update, WatchFilter,
-    is_set, max_page_size,
+    Create, Cursor, Listed, MAX_CONVERSATIONS_PAGE_SIZE, PageTokens, Position, Update, WatchFilter, is_set,
+    max_page_size,
 };
 use crate::proto::{self, ConversationRef, ParticipantEventType, ReadOptions};
 
@@ -54,8 +54,8 @@ pub(super) struct BatchGet {
 }
 
 pub(super) struct ListConversations {
-    /// Fails for v2, which cannot tell.
-    pub(super) person: Result<PersonKey, Error>,
+    pub(super) version: ApiVersion,
+    pub(super) person: PersonKey,
     pub(super) size: u32,
     pub(super) cursor: Cursor,
     pub(super) max_age: Option<Duration>,
@@ -166,14 +166,16 @@ pub(super) fn list_conversations(
     };
     check.version = version;
     let service = service(&mut check, "service_id", &service_id);
-    if version == Some(ApiVersion::V2) {
-        let (person, cursor) = (Err(Error::NotSupported), Cursor::default());
-        return check.done(Some(ListConversations { person, size, cursor, max_age }));
-    }
     let person = person.map(|person| PersonKey { account, service, person });
     let cursor = person.as_ref().and_then(|list| cursor(&mut check, page_tokens, list, &page_token));
-    let list = person.zip(cursor);
-    check.done(list.map(|(person, cursor)| ListConversations { person: Ok(person), size, cursor, max_age }))
+    let list = version.zip(person).zip(cursor);
+    check.done(list.map(|((version, person), cursor)| ListConversations {
+        version,
+        person,
+        size,
+        cursor,
+        max_age,
+    }))
 }
 
 pub(super) fn watch(request: proto::WatchParticipantsRequest, accounts: &Accounts) -> Result<Watch, Refused> {

@@ -10,7 +10,7 @@ use tonic::Status;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::ids::{self, ApiVersion, Violation};
+use crate::ids::{self, ApiVersion, Segment, Violation};
 use crate::participants;
 use crate::proto::RequestFailure;
 use crate::twilio::{self, Broken, Cause, NoToken, Operation, Problem};
@@ -111,9 +111,17 @@ fn failure_of(error: &participants::Error) -> Failure {
             failure.violations(&[Violation::new("request_id", text)]);
             failure
         }
-        participants::Error::Exists { participant_id } => {
+        participants::Error::Exists { id } => {
             let mut failure = Failure::new(row(Reason::ParticipantExists));
-            failure.conflict(if ids::is_public(participant_id) { participant_id } else { "" });
+            let id = id.as_ref().map(Segment::as_str).unwrap_or_default();
+            failure.conflict(if ids::is_public(id) { id } else { "" });
+            failure
+        }
+        participants::Error::OutcomeUnknown(error) => {
+            let mut failure = Failure::new(row(Reason::WriteOutcomeUnknown));
+            if let Cause::Answered(problem) = &error.cause {
+                failure.answered(problem);
+            }
             failure
         }
         participants::Error::Bug => Failure::new(row(Reason::Internal)),
@@ -158,20 +166,7 @@ fn of_upstream(error: &twilio::Error) -> Failure {
 fn of_problem(operation: Operation, problem: &Problem) -> Failure {
     let row = answered(operation, problem);
     let mut failure = Failure::new(row);
-    let status = problem.status.as_u16();
-    match problem.code {
-        Some(code) => {
-            failure.message.push_str(&format!(" (Twilio error {code}, HTTP {status})"));
-            failure.details.add_help_link(
-                "Twilio's description of the error",
-                format!("https://www.twilio.com/docs/api/errors/{code}"),
-            );
-        }
-        None => failure.message.push_str(&format!(" (HTTP {status})")),
-    }
-    failure.about("twilio_code", problem.code);
-    failure.about("http_status", Some(status));
-    failure.about("twilio_request_id", problem.request_id.as_ref());
+    failure.answered(problem);
     match row.reason {
         Reason::ParticipantNotFound => failure.resource("Participant", &problem.subject.participant_id),
         Reason::ConversationNotFound => failure.resource("Conversation", &problem.subject.conversation_id),
@@ -212,6 +207,24 @@ impl Failure {
 
     fn about(&mut self, key: &str, value: Option<impl ToString>) {
         self.about.extend(value.map(|value| (key.to_owned(), value.to_string())));
+    }
+
+    /// What Twilio answered, without a word of its text.
+    fn answered(&mut self, problem: &Problem) {
+        let status = problem.status.as_u16();
+        match problem.code {
+            Some(code) => {
+                self.message.push_str(&format!(" (Twilio error {code}, HTTP {status})"));
+                self.details.add_help_link(
+                    "Twilio's description of the error",
+                    format!("https://www.twilio.com/docs/api/errors/{code}"),
+                );
+            }
+            None => self.message.push_str(&format!(" (HTTP {status})")),
+        }
+        self.about("twilio_code", problem.code);
+        self.about("http_status", Some(status));
+        self.about("twilio_request_id", problem.request_id.as_ref());
     }
 
     /// `id` is empty where it may be PII.

@@ -16,6 +16,7 @@ use crate::proto::{Heartbeat, WatchParticipantsResponse};
 struct Answers {
     watch: Watch,
     heartbeat: Duration,
+    has_begun: bool,
     /// When the next heartbeat is due.
     due: Instant,
     deadline: Instant,
@@ -27,7 +28,7 @@ pub(super) fn answers(
     heartbeat: Duration,
     deadline: Instant,
 ) -> impl Stream<Item = Result<WatchParticipantsResponse, Status>> + Send + 'static {
-    let answers = Answers { watch, heartbeat, due: Instant::now(), deadline };
+    let answers = Answers { watch, heartbeat, has_begun: false, due: Instant::now(), deadline };
     try_unfold(answers, |mut answers| async move {
         let answer = answers.next().await.map_err(|error| status::of_watch(&error))?;
         Ok(Some((answer, answers)))
@@ -36,6 +37,11 @@ pub(super) fn answers(
 
 impl Answers {
     async fn next(&mut self) -> Result<WatchParticipantsResponse, Error> {
+        // Also where there are events already: with the first message a watcher knows that it misses nothing from here on.
+        if !std::mem::replace(&mut self.has_begun, true) {
+            self.due = Instant::now() + self.heartbeat;
+            return Ok(self.heartbeat());
+        }
         let told = timeout_at(self.due.min(self.deadline), self.watch.next()).await;
         self.due = Instant::now() + self.heartbeat;
         match told {
@@ -44,8 +50,12 @@ impl Answers {
                 Ok(answer(Message::Event(event.event.clone()), position))
             }
             Err(_) if Instant::now() >= self.deadline => Err(Error::Deadline { sent: false }),
-            Err(_) => Ok(answer(Message::Heartbeat(Heartbeat {}), self.watch.place())),
+            Err(_) => Ok(self.heartbeat()),
         }
+    }
+
+    fn heartbeat(&self) -> WatchParticipantsResponse {
+        answer(Message::Heartbeat(Heartbeat {}), self.watch.place())
     }
 }
 

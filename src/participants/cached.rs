@@ -43,7 +43,7 @@ impl Cached {
 }
 
 /// The encoded size tells the texts; the struct around them is added.
-fn bytes<M: Message>(message: &M) -> usize {
+pub(super) fn bytes<M: Message>(message: &M) -> usize {
     message.encoded_len() + size_of::<M>()
 }
 

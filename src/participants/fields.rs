@@ -1,5 +1,6 @@
 //! The writable fields of a participant: which are set, and whether what is there is what was asked for.
 
+use prost_types::Timestamp;
 use serde_json::Value;
 
 use crate::ids::Field;
@@ -58,20 +59,29 @@ pub(super) fn is_as_asked(field: Field, asked: &Participant, there: &Participant
         Field::Attributes => is_same_json(&asked.attributes, &there.attributes),
         Field::RoleId => asked.role_id == there.role_id,
         Field::LastReadMessageIndex => asked.last_read_message_index == there.last_read_message_index,
-        Field::LastReadTime => asked.last_read_time == there.last_read_time,
-        Field::CreateTime => asked.create_time == there.create_time,
-        Field::UpdateTime => asked.update_time == there.update_time,
+        Field::LastReadTime => is_same_time(asked.last_read_time, there.last_read_time),
+        Field::CreateTime => is_same_time(asked.create_time, there.create_time),
+        Field::UpdateTime => is_same_time(asked.update_time, there.update_time),
     }
 }
 
-/// The channel, where it is said, and all that can be written.
-fn is_same(asked: &Address, there: &Address) -> bool {
-    let is_same_channel = match asked.channel() {
+/// v1 tells whole seconds.
+fn is_same_time(asked: Option<Timestamp>, there: Option<Timestamp>) -> bool {
+    asked.map(|time| time.seconds) == there.map(|time| time.seconds)
+}
+
+/// A channel that is not said is told by the address. OTHER stands for many, which Twilio's word tells apart.
+pub(super) fn is_same_channel(asked: &Address, there: &Address) -> bool {
+    match asked.channel() {
         Channel::Unspecified => there.channel() != Channel::Chat,
         Channel::Other => asked.upstream_channel.eq_ignore_ascii_case(&there.upstream_channel),
         channel => channel == there.channel(),
-    };
-    is_same_channel
+    }
+}
+
+/// The channel, and all that can be written.
+fn is_same(asked: &Address, there: &Address) -> bool {
+    is_same_channel(asked, there)
         && asked.address == there.address
         && asked.channel_id == there.channel_id
         && asked.proxy_address == there.proxy_address

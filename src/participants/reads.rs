@@ -11,7 +11,7 @@ use super::cached::{Cached, missing};
 use super::page_token::Listed;
 use super::{Error, Page, PageTokens, Participants, Read};
 use crate::cache::{self, Item, LoadError, Loaded, Scope};
-use crate::ids::{Conversation, ParticipantKey, PersonKey, Segment};
+use crate::ids::{ApiVersion, Conversation, ParticipantKey, PersonKey, Segment};
 use crate::proto::{Participant, ParticipantConversation};
 use crate::twilio::{self, Cursor};
 
@@ -44,7 +44,7 @@ impl Participants {
     }
 
     /// Participants in the order of `ids`, each at most `max_age` old; one that is named twice is read once. Unless the caller
-    /// takes a `partial` answer, the first failure is the last entry, and nothing is read after it.
+    /// takes a `partial` answer, the first failure is the last entry, and no further read begins after it.
     pub async fn batch_get(
         &self,
         conversation: &Conversation,
@@ -101,7 +101,9 @@ impl Participants {
         let read = self.read(conversation, item, max_age, deadline, load).await?;
         match read.value {
             Cached::Page(content) => {
-                let value = self.sealed(conversation.into(), content);
+                let next = self.seal(conversation, content.next.as_ref());
+                let previous = self.seal(conversation, content.previous.as_ref());
+                let value = Page { content, next, previous };
                 Ok(Read { value, status: read.status, fetched: read.fetched })
             }
             Cached::Missing(error) => Err(Error::Upstream(error)),
@@ -112,12 +114,15 @@ impl Participants {
     /// The page at `cursor`, of at most `size` of the person's conversations, at most `max_age` old.
     pub async fn list_conversations(
         &self,
-        person: &PersonKey,
+        (version, person): (ApiVersion, &PersonKey),
         size: u32,
         cursor: &Cursor,
         max_age: Option<Duration>,
         deadline: Instant,
     ) -> Result<Read<Page<ParticipantConversation>>, Error> {
+        if version == ApiVersion::V2 {
+            return Err(Error::NotSupported);
+        }
         let item = Item::Page { size, cursor: (cursor.page.clone(), cursor.token.clone()) };
         let load = || {
             let (participants, person, cursor) = (self.clone(), person.clone(), cursor.clone());
@@ -134,7 +139,8 @@ impl Participants {
         let read = timeout_at(deadline, reading).await.unwrap_or(Err(Error::Deadline { sent: false }))?;
         match read.value {
             Cached::Conversations(content) => {
-                let value = self.sealed(person.into(), content);
+                let next = self.seal(person, content.next.as_ref());
+                let value = Page { content, next, previous: String::new() };
                 Ok(Read { value, status: read.status, fetched: read.fetched })
             }
             Cached::Missing(error) => Err(Error::Upstream(error)),
@@ -142,12 +148,9 @@ impl Participants {
         }
     }
 
-    fn sealed<T>(&self, list: Listed<'_>, content: Arc<twilio::Page<T>>) -> Page<T> {
-        let seal = |cursor: Option<&Cursor>| {
-            cursor.map(|cursor| self.page_tokens.seal(list, cursor)).unwrap_or_default()
-        };
-        let (next, previous) = (seal(content.next.as_ref()), seal(content.previous.as_ref()));
-        Page { content, next, previous }
+    /// A token for the page; empty where there is none.
+    fn seal<'a>(&self, list: impl Into<Listed<'a>>, cursor: Option<&Cursor>) -> String {
+        cursor.map(|cursor| self.page_tokens.seal(list, cursor)).unwrap_or_default()
     }
 
     /// One way to read for all: by SID through the cache; by unique name through it as soon as the SID is known. The

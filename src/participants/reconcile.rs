@@ -1,20 +1,38 @@
 //! What became of a write whose answer was lost: one look at Twilio, before the caller is told.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 use tracing::info;
 
-use super::fields::{is_as_asked, is_set};
+use super::fields::{is_as_asked, is_same_channel, is_set};
 use super::{Error, Participants};
-use crate::ids::{Conversation, Field, ParticipantKey};
-use crate::proto::{Address, Channel, Participant};
+use crate::ids::{Conversation, Field, ParticipantKey, Segment};
+use crate::proto::{Address, ApiVersion, Channel, Participant};
 use crate::twilio::{self, Cursor, Update, max_page_size};
 
 /// v1's largest conversation has ten pages; v2's get as many.
 const MAX_PAGES: usize = 10;
 /// Twilio tells its clock, and v1 the time of a creation, to the second.
 const TOLERANCE: Duration = Duration::from_secs(2);
+
+/// What a look at a conversation has found.
+enum Look {
+    /// Who was added, or another in that place.
+    Found(Box<Participant>, Whose),
+    /// The conversation was read to its end, or is not there.
+    Nobody,
+    /// It has more pages than a look reads.
+    Unfinished,
+}
+
+/// Who stands in the place of a create.
+#[derive(Clone, Copy, PartialEq)]
+enum Whose {
+    Created,
+    Others,
+}
 
 impl Participants {
     /// Lists the conversation once and looks for who was to be added at `sent`. Whoever is there in that place but is another,
@@ -26,41 +44,51 @@ impl Participants {
         sent: Instant,
         open: twilio::Error,
     ) -> Result<Participant, Error> {
-        match self.look_for(conversation, asked).await {
-            Ok(Some((there, answered_at))) => {
-                // By Twilio's clock alone: the gateway's may be another.
-                let sent_at = answered_at.checked_sub(sent.elapsed() + TOLERANCE);
-                if is_of_this_create(asked, &there, sent_at) {
-                    info!("the answer to a create was lost, and a list tells that it took effect");
-                    Ok(there)
-                } else {
-                    Err(Error::Exists { participant_id: there.id })
-                }
+        match self.look_for(conversation, asked, sent).await {
+            Ok(Look::Found(there, Whose::Created)) => {
+                info!("the answer to a create was lost, and a list tells that it took effect");
+                Ok(*there)
             }
-            // What cannot be found out stays open.
-            Ok(None) | Err(_) => Err(open.into()),
+            Ok(Look::Found(there, Whose::Others)) => {
+                Err(Error::Exists { id: Segment::parse(&there.id).ok() })
+            }
+            // That nobody is there is what a 404 says, too.
+            Ok(Look::Nobody) => Err(open.into()),
+            Err(error) if error.is_not_found() => Err(open.into()),
+            Ok(Look::Unfinished) | Err(_) => Err(Error::OutcomeUnknown(Arc::new(open))),
         }
     }
 
-    /// The participant with the natural key of `asked`, and when Twilio told it.
+    /// Looks for participants with the natural key of `asked`.
     async fn look_for(
         &self,
         conversation: &Conversation,
         asked: &Participant,
-    ) -> Result<Option<(Participant, SystemTime)>, twilio::Error> {
+        sent: Instant,
+    ) -> Result<Look, twilio::Error> {
         let (size, budget) = (max_page_size(conversation.version), self.twilio.full_budget());
         let mut next = Some(Cursor::default());
+        let mut other = None;
         for _ in 0..MAX_PAGES {
             let Some(cursor) = next.take() else {
                 break;
             };
             let page = self.twilio.list(conversation, size, &cursor, budget).await?;
-            if let Some(there) = page.items.into_iter().find(|there| has_key_of(asked, there)) {
-                return Ok(Some((there, page.answered_at)));
+            // By Twilio's clock alone: the gateway's may be another.
+            let sent_at = page.answered_at.checked_sub(sent.elapsed() + TOLERANCE);
+            for there in page.items.into_iter().filter(|there| has_key_of(asked, there)) {
+                if is_of_this_create(asked, &there, sent_at) {
+                    return Ok(Look::Found(Box::new(there), Whose::Created));
+                }
+                other = Some(there);
             }
             next = page.next;
         }
-        Ok(None)
+        Ok(match other {
+            Some(other) => Look::Found(Box::new(other), Whose::Others),
+            None if next.is_none() => Look::Nobody,
+            None => Look::Unfinished,
+        })
     }
 
     /// Reads the participant once: an update whose fields are all as asked took effect, or did not need to.
@@ -82,19 +110,20 @@ impl Participants {
     }
 }
 
-/// Twilio lets nobody else have the same: v1's identity in a conversation, or address and proxy address; v2's addresses.
+/// Whether it stands in the place of `asked`: v1's identity in a conversation, else address and proxy address; on v2 a channel
+/// and address, of which Twilio's 409 says that they conflict.
 fn has_key_of(asked: &Participant, there: &Participant) -> bool {
     let is_chat = |address: &&Address| address.channel() == Channel::Chat;
     let is_taken = |asked: &Address| {
         there.addresses.iter().any(|there| {
-            asked.address == there.address
+            is_same_channel(asked, there)
+                && asked.address == there.address
                 && asked.proxy_address == there.proxy_address
-                && (asked.channel() == Channel::Chat) == (there.channel() == Channel::Chat)
         })
     };
     match asked.addresses.iter().find(is_chat) {
-        Some(identity) => is_taken(identity),
-        None => asked.addresses.iter().any(is_taken),
+        Some(identity) if there.api_version() == ApiVersion::V1 => is_taken(identity),
+        _ => asked.addresses.iter().any(is_taken),
     }
 }
 

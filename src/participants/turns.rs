@@ -1,5 +1,5 @@
 //! Updates of one v2 participant take turns. Each is a read, a merge and a write of the whole, so of two that overlap the
-//! later write would undo what the earlier one changed.
+//! later write would undo what the earlier one changed. A write that timed out ends its turn, though it may still arrive.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::ids::ParticipantKey;
 
-/// Participants share a turn with others by hash: two that collide wait for each other, nothing else.
+/// Participants share a turn with others by hash: two that collide wait for each other, as long as an update takes.
 const STRIPES: usize = 1024;
 
 /// Who may update now. Whoever waits is served in the order of asking.

@@ -1,16 +1,27 @@
 //! Writes: each in a task of its own, and whatever becomes of it, what it touches is forgotten.
 
+use std::time::Duration;
+
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument as _, info, warn};
 
 use super::agreement::{Agreement, Caller};
-use super::cached::sid_of;
+use super::cached::{bytes, sid_of};
 use super::{Error, Participants};
-use crate::cache::{Claim, Settled, Slot};
+use crate::cache::{Claim, Kept, Settled, Slot};
 use crate::feed::Notice;
 use crate::ids::{ApiVersion, Conversation, ParticipantKey, Person, RequestId, Segment};
 use crate::proto::{Address, Channel, Participant, UpstreamRequest};
 use crate::twilio::{self, Create, Prepared, Twilio, Update};
+
+/// The contract's promise for request ids. Outcomes are of the size of a participant, 1 to 6 KiB.
+pub(super) const KEPT_OUTCOMES: Kept<Result<Participant, Error>> =
+    Kept { lifetime: Duration::from_secs(600), max_bytes: 64 * 1024 * 1024, weight };
+
+fn weight(outcome: &Result<Participant, Error>) -> u32 {
+    let bytes = outcome.as_ref().map_or(0, bytes);
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
 
 impl Participants {
     /// What a create would send.
@@ -43,9 +54,9 @@ impl Participants {
                 }
                 Claim::OtherRequest => return Err(Error::RequestIdReused),
                 Claim::Repeated(earlier) => match timeout_at(deadline, earlier.settled()).await {
-                    Ok(Some(Settled::Outcome(outcome))) => return outcome,
-                    Ok(Some(Settled::Released)) => {}
-                    Ok(None) => return Err(Error::Bug),
+                    Ok(Settled::Outcome(outcome)) => return outcome,
+                    Ok(Settled::Nothing) => {}
+                    Ok(Settled::Lost) => return Err(Error::Bug),
                     Err(_) => return Err(Error::Deadline { sent: true }),
                 },
             }
@@ -62,12 +73,15 @@ impl Participants {
     ) -> Result<Participant, Error> {
         let participants = self.clone();
         let write = move |agreement: Agreement| async move {
-            let result = participants.send_create(&conversation, &create, prepared, &agreement).await;
-            if let Some(slot) = slot {
-                match &result {
-                    Err(error) if error.is_unprocessed() => slot.release().await,
-                    outcome => slot.settle(outcome.clone()),
-                }
+            agreement.send()?;
+            if let Some(slot) = &slot {
+                slot.begin();
+            }
+            let result = participants.send_create(&conversation, &create, prepared).await;
+            match (slot, &result) {
+                (None, _) => {}
+                (Some(slot), Err(error)) if error.frees_the_request_id() => slot.release().await,
+                (Some(slot), outcome) => slot.settle(outcome.clone()).await,
             }
             result
         };
@@ -79,9 +93,7 @@ impl Participants {
         conversation: &Conversation,
         create: &Create,
         prepared: Prepared,
-        agreement: &Agreement,
     ) -> Result<Participant, Error> {
-        agreement.send()?;
         let sent = Instant::now();
         let result = match self.twilio.write(prepared).await {
             Ok(created) => created.ok_or(Error::Bug),

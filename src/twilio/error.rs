@@ -202,8 +202,8 @@ impl Error {
         }
     }
 
-    /// Whether Twilio is sure to have done nothing, for a reason that passes: the same write can be asked for again.
-    pub fn is_unprocessed(&self) -> bool {
+    /// Whether Twilio is sure to have done nothing, for a reason that passes: a write with a request id can be repeated with it.
+    pub fn frees_the_request_id(&self) -> bool {
         match &self.cause {
             Cause::NotSent(_) | Cause::NoToken(_) => true,
             Cause::Answered(problem) => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use participant_gateway::app::Stop;
 use participant_gateway::proto::*;
+use participant_gateway::sandbox;
 use serde_json::json;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
@@ -272,6 +273,91 @@ async fn a_false_404_of_v1_is_found_out() {
     let created = gateway.create(face.create(face.newcomer(1))).await.unwrap();
     assert_eq!(created.addresses, face.newcomer(1).addresses);
     assert_eq!(sent(&gateway).await, [("GET".to_owned(), 1), ("POST".to_owned(), 1)].into());
+}
+
+/// A 404 that may be false, and a look that fails: nobody can tell, and the id must not pin a wrong answer.
+#[tokio::test]
+async fn a_404_of_v1_whose_look_fails_is_unknown() {
+    let mut gateway = Gateway::with(&[("GATEWAY_UPSTREAM_MAX_RETRIES", "0")]).await;
+    let face = Face::V1;
+    let lie =
+        json!({ "match": { "method": "POST" }, "after": true, "status": 404, "code": 20404, "times": 1 });
+    gateway.sandbox.fault(lie).await;
+    gateway.sandbox.fault(json!({ "match": { "method": "GET" }, "status": 503, "times": 1 })).await;
+    let error = gateway.create(with_id(face, 1)).await.unwrap_err();
+    assert_eq!(told(&error), (Code::Unknown, "WRITE_OUTCOME_UNKNOWN".into()));
+    assert_eq!(error.metadata().get("grpc-retry-pushback-ms").unwrap(), "-1");
+    assert_eq!(error.get_details_error_info().unwrap().metadata["twilio_code"], "20404");
+    assert_eq!(there(&mut gateway, face, 1).await, 1);
+}
+
+/// Twilio says that there is none, and a list of the whole conversation agrees.
+#[tokio::test]
+async fn a_404_of_v1_that_the_list_confirms_stays_one() {
+    let mut gateway = Gateway::start().await;
+    let lie = json!({ "match": { "method": "POST" }, "status": 404, "code": 20404, "times": 1 });
+    gateway.sandbox.fault(lie).await;
+    let error = gateway.create(Face::V1.create(Face::V1.newcomer(1))).await.unwrap_err();
+    assert_eq!(told(&error), (Code::NotFound, "CONVERSATION_NOT_FOUND".into()));
+    assert_eq!(sent(&gateway).await, [("GET".to_owned(), 1), ("POST".to_owned(), 1)].into());
+}
+
+/// v1 tells whole seconds.
+#[tokio::test]
+async fn a_time_with_a_fraction_is_found_again() {
+    let mut gateway = Gateway::start().await;
+    let face = Face::V1;
+    let at = "2026-01-02T03:04:05.25Z".parse().ok();
+    let lost = json!({ "match": { "method": "POST" }, "after": true, "cut": "before", "times": 1 });
+    gateway.sandbox.fault(lost.clone()).await;
+    let dated = Participant { create_time: at, update_time: at, ..face.newcomer(1) };
+    let created = gateway.create(face.create(dated)).await.unwrap();
+    assert_eq!(created.create_time.unwrap().seconds, at.unwrap().seconds);
+
+    gateway.sandbox.fault(lost).await;
+    let read = Participant { last_read_time: at, ..Default::default() };
+    gateway.update(face.update(read)).await.unwrap();
+}
+
+/// On v2 the channel is a part of the address: the same number on another one is somebody else's.
+#[tokio::test]
+async fn the_same_number_on_another_channel_is_somebody_else() {
+    let mut gateway = Gateway::start().await;
+    let face = Face::V2;
+    let participants = gateway.list(face.list()).await.unwrap().participants;
+    let voice = participants.iter().find(|one| one.addresses[0].channel() == Channel::Voice).unwrap();
+    let address = Address {
+        channel: Channel::Sms.into(),
+        upstream_channel: String::new(),
+        ..voice.addresses[0].clone()
+    };
+    let lost = json!({ "match": { "method": "POST" }, "after": true, "cut": "before", "times": 1 });
+    gateway.sandbox.fault(lost).await;
+    let sms = Participant { addresses: vec![address], ..Default::default() };
+    let created = gateway.create(face.create(sms)).await.unwrap();
+    assert_ne!(created.id, voice.id);
+    assert_eq!(created.addresses[0].channel(), Channel::Sms);
+}
+
+#[tokio::test]
+async fn a_look_takes_the_way_that_the_create_took() {
+    let mut gateway = Gateway::start().await;
+    let service = ConversationRef { service_id: sandbox::SERVICE_SID.into(), ..Face::V1.conversation() };
+    let named = ConversationRef { api_version: ApiVersion::V1.into(), ..Face::named("sandbox") };
+    for (newcomer, (conversation, way)) in
+        (1..).zip([(service, "/v1/Services/IS"), (named, "/v1/Conversations/sandbox/")])
+    {
+        let lost = json!({ "match": { "method": "POST" }, "after": true, "cut": "before", "times": 1 });
+        gateway.sandbox.fault(lost).await;
+        gateway.sandbox.forget_requests().await;
+        let create = CreateParticipantRequest {
+            conversation: Some(conversation),
+            ..Face::V1.create(Face::V1.newcomer(newcomer))
+        };
+        gateway.create(create).await.unwrap();
+        let paths: Vec<String> = gateway.sandbox.requests().await.into_iter().map(|sent| sent.path).collect();
+        assert!(paths.len() == 2 && paths.iter().all(|path| path.starts_with(way)), "{paths:?}");
+    }
 }
 
 #[tokio::test]

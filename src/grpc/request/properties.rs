@@ -6,6 +6,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::test_runner::TestCaseError;
 use prost_types::{FieldMask, Timestamp};
 use serde_json::{Value, json};
 
@@ -212,6 +213,14 @@ proptest! {
 
 // === Whole requests
 
+fn repeats_nothing(refused: Refused) -> Result<(), TestCaseError> {
+    let status = tonic::Status::from(refused);
+    prop_assert_eq!(status.code(), tonic::Code::InvalidArgument);
+    prop_assert!(!format!("{status:?}").contains(PLANTED), "{:?}", status);
+    prop_assert!(!String::from_utf8_lossy(status.details()).contains(PLANTED), "{:?}", status);
+    Ok(())
+}
+
 proptest! {
     #[test]
     fn an_update_is_one_that_the_version_carries_or_is_refused_without_repeating_it(
@@ -232,12 +241,7 @@ proptest! {
                 prop_assert!(update.fields.iter().all(|field| is_carried(field.name(), version)), "{:?}", update.fields);
                 prop_assert!(webhook_enabled.is_none() || version == ApiVersion::V1);
             }
-            Err(refused) => {
-                let status = tonic::Status::from(refused);
-                prop_assert_eq!(status.code(), tonic::Code::InvalidArgument);
-                prop_assert!(!format!("{status:?}").contains(PLANTED), "{:?}", status);
-                prop_assert!(!String::from_utf8_lossy(status.details()).contains(PLANTED), "{:?}", status);
-            }
+            Err(refused) => repeats_nothing(refused)?,
         }
     }
 
@@ -259,12 +263,41 @@ proptest! {
                 }
                 prop_assert!(!create.participant.addresses.is_empty());
             }
-            Err(refused) => {
-                let status = tonic::Status::from(refused);
-                prop_assert_eq!(status.code(), tonic::Code::InvalidArgument);
-                prop_assert!(!format!("{status:?}").contains(PLANTED), "{:?}", status);
-                prop_assert!(!String::from_utf8_lossy(status.details()).contains(PLANTED), "{:?}", status);
-            }
+            Err(refused) => repeats_nothing(refused)?,
+        }
+    }
+
+    #[test]
+    fn a_read_is_an_intent_or_is_refused_without_repeating_it(
+        conversation in option::of(conversation()), ids in vec(text(), 0..4), words in (text(), text(), text(), text()),
+        numbers in (any::<i32>(), any::<i32>()), age in option::of((any::<i64>(), any::<i32>())),
+    ) {
+        let (accounts, tokens) = (accounts(), PageTokens::new([]));
+        let (page_token, service_id, identity, address) = words;
+        let (page_size, api_version) = numbers;
+        let max_age = age.map(|(seconds, nanos)| prost_types::Duration { seconds, nanos });
+        let read_options = Some(ReadOptions { max_age });
+        let participant_id = ids.first().cloned().unwrap_or_default();
+        let get = proto::GetParticipantRequest {
+            conversation: conversation.clone(), participant_id: participant_id.clone(), read_options,
+        };
+        let batch = proto::BatchGetParticipantsRequest {
+            conversation: conversation.clone(), participant_ids: ids, read_options, return_partial_success: true,
+        };
+        let delete = proto::DeleteParticipantRequest { conversation: conversation.clone(), participant_id, webhook_enabled: None };
+        let find = proto::ListParticipantConversationsRequest {
+            service_id, api_version, identity, address, page_size, read_options, ..Default::default()
+        };
+        let create = proto::CreateParticipantRequest { conversation, request_id: page_token, ..Default::default() };
+        let refusals = [
+            super::get(get, &accounts).err(),
+            super::batch_get(batch, &accounts).err(),
+            super::delete(delete, &accounts).err(),
+            super::list_conversations(find, &accounts, &tokens).err(),
+            super::create(create, &accounts).err(),
+        ];
+        for refused in refusals.into_iter().flatten() {
+            repeats_nothing(refused)?;
         }
     }
 
