@@ -205,9 +205,9 @@ impl App {
             Bus::Local => Feed::local(watch.events_kept),
             Bus::Redis(settings) => Feed::shared(watch.events_kept, settings, metrics.clone()),
         };
-        let feed = (feed.clone(), Freshness::new(lifetimes, known.all(), feed.is_current()));
+        let freshness = Freshness::new(lifetimes, known.all(), feed.is_current());
         let participants =
-            Participants::new(client, &cache, page_tokens, feed, tasks.clone(), metrics.clone());
+            Participants::new(client, &cache, page_tokens, (feed, freshness), tasks.clone(), metrics.clone());
 
         let events = events.map(|bound| {
             let routes = events::routes(&bound, &accounts, participants.clone(), metrics.clone());

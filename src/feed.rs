@@ -337,7 +337,10 @@ impl Subscription {
 
 impl Position {
     fn next(self) -> Self {
-        Self { number: self.number + 1, ..self }
+        match self.number.checked_add(1) {
+            Some(number) => Self { number, ..self },
+            None => Self { epoch: self.epoch.saturating_add(1), number: 0 },
+        }
     }
 
     /// The last place before it, whether anything stands there or not.

@@ -164,8 +164,8 @@ impl Participants {
         }
     }
 
-    /// Keeps what is remembered within its bounds, the cache true to what other replicas tell, and what the accounts sign in
-    /// with up to date, until the token is cancelled.
+    /// Keeps what is remembered within its bounds and true to what other replicas tell, and what the accounts sign in with
+    /// up to date, until the token is cancelled.
     pub async fn upkeep(&self, end: CancellationToken) {
         let hear = |heard: Heard<'_>, age| self.hear(heard, age);
         tokio::join!(

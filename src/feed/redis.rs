@@ -24,7 +24,7 @@ use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Event, NotPublished, Notice, Position, Published};
+use super::{Event, NotPublished, Notice, Published};
 use crate::telemetry::Metrics;
 pub use lease::{Lease, LeaseError};
 pub(super) use reader::follow;
@@ -176,12 +176,6 @@ impl Redis {
             trim.arg(millis(self.0.settings.retention));
             let _: Option<()> = self.run(&trim).await?;
         }
-    }
-
-    /// Marks that what was in the stream before is lost, so that nobody resumes from there.
-    async fn mark_gap(&self) -> Result<Position, RedisError> {
-        let id: String = self.run(&self.add(None, &entry::of_gap())).await?;
-        entry::position(&id)
     }
 
     fn add(&self, seen: Option<&str>, fields: &[(&str, Vec<u8>)]) -> ScriptInvocation<'_> {

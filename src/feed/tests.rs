@@ -104,6 +104,13 @@ fn what_is_older_than_a_removal_brings_nobody_back() {
 }
 
 #[test]
+fn places_have_no_gap_between_them() {
+    let place = Position { epoch: 7, number: 0 };
+    assert!(place.before() < place && place.before().next() == place);
+    assert_eq!(place.next().before(), place);
+}
+
+#[test]
 fn a_place_is_written_and_read() {
     let place = Position { epoch: 1_700_000_000_000, number: 42 };
     assert_eq!(place.to_string().parse(), Ok(place));

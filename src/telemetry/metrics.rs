@@ -133,14 +133,21 @@ const WEIGHT: Row = Row {
     labels: &[],
     help: "Estimated bytes in the cache, as of the last upkeep",
 };
-const KINESIS_BEHIND: Row = Row {
-    name: "participant.kinesis.behind",
-    prometheus: "participant_kinesis_behind_seconds",
+const BUS: Row = Row {
+    name: "participant.bus.current",
+    prometheus: "participant_bus_current",
     kind: "gauge",
+    unit: "",
+    labels: &[],
+    help: "1 while this replica knows all that is in Redis's stream, 0 while Redis is away; absent without `redis.url`",
+};
+const BUS_LAG: Row = Row {
+    name: "participant.bus.lag",
+    prometheus: "participant_bus_lag_seconds",
+    kind: "histogram",
     unit: "s",
     labels: &[],
-    help: "How old a change may be of which Kinesis has told nothing yet, by whichever replica reads it; grows while it cannot be \
-           read; absent without `kinesis.stream`",
+    help: "From when an entry was added to Redis's stream, by Redis's clock, until this replica has applied it",
 };
 const EVENTS: Row = Row {
     name: "participant.events.received",
@@ -168,21 +175,14 @@ const SOURCES: Row = Row {
     labels: &["participant.api.version", "participant.account"],
     help: "Whether events of an account are known to arrive, 1 or 0: it decides between cache.ttl and cache.ttl_without_events",
 };
-const BUS: Row = Row {
-    name: "participant.bus.current",
-    prometheus: "participant_bus_current",
+const KINESIS_BEHIND: Row = Row {
+    name: "participant.kinesis.behind",
+    prometheus: "participant_kinesis_behind_seconds",
     kind: "gauge",
-    unit: "",
-    labels: &[],
-    help: "1 while this replica knows all that is in Redis's stream, 0 while Redis is away; absent without `redis.url`",
-};
-const BUS_LAG: Row = Row {
-    name: "participant.bus.lag",
-    prometheus: "participant_bus_lag_seconds",
-    kind: "histogram",
     unit: "s",
     labels: &[],
-    help: "From when an entry was added to Redis's stream, by Redis's clock, until this replica has applied it",
+    help: "How old a change may be of which Kinesis has told nothing yet, by whichever replica reads it; grows while it cannot be \
+           read; absent without `kinesis.stream`",
 };
 const SPANS: Row = Row {
     name: "participant.telemetry.spans",
@@ -214,12 +214,12 @@ pub const METRICS: &[Row] = &[
     AGE,
     ENTRIES,
     WEIGHT,
-    KINESIS_BEHIND,
+    BUS,
+    BUS_LAG,
     EVENTS,
     EVENT_AGE,
     SOURCES,
-    BUS,
-    BUS_LAG,
+    KINESIS_BEHIND,
     SPANS,
     BUILD,
 ];
@@ -261,10 +261,10 @@ struct Instruments {
     bad_secrets: UpDownCounter<i64>,
     lookups: Counter<u64>,
     age: Histogram<f64>,
-    events: Counter<u64>,
-    event_age: Histogram<f64>,
     bus: Gauge<u64>,
     bus_lag: Histogram<f64>,
+    events: Counter<u64>,
+    event_age: Histogram<f64>,
     meter: Meter,
     registry: Registry,
     provider: SdkMeterProvider,
@@ -352,10 +352,10 @@ impl Metrics {
             bad_secrets: up_down(&BAD_SECRETS),
             lookups: counter(&LOOKUPS),
             age: histogram(&AGE, &AGES),
-            events: counter(&EVENTS),
-            event_age: histogram(&EVENT_AGE, &AGES),
             bus: meter.u64_gauge(BUS.name).with_description(BUS.help).build(),
             bus_lag: histogram(&BUS_LAG, &LAGS),
+            events: counter(&EVENTS),
+            event_age: histogram(&EVENT_AGE, &AGES),
             meter: meter.clone(),
             registry,
             provider,

@@ -22,7 +22,7 @@ use crate::metrics::Scrape;
 use crate::on_both_versions;
 
 /// What Twilio is told to call. A proxy in front of the gateway would pass it on as `/events`.
-const PUBLIC_URL: &str = "https://gateway.example.com/hooks/twilio";
+pub const PUBLIC_URL: &str = "https://gateway.example.com/hooks/twilio";
 
 // === Signing, from Twilio's description
 

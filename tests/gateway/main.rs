@@ -21,6 +21,7 @@ mod outcomes;
 mod previews;
 mod properties;
 mod raw;
+mod replicas;
 mod rotation;
 mod updates;
 mod upstream;

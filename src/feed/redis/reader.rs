@@ -29,17 +29,23 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Who held out so long is not flapping.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// The id of the last entry ever added, that of the first one after a place, and whether the entry at the place is there.
+/// What became of the entry that was read last, or, for a replica that has read none, what there is. Where all is gone, it
+/// leaves a mark: a token from before would else be taken for good by a replica that knows no better.
 pub(super) const LOCATE: &str = r"
-    if redis.call('EXISTS', KEYS[1]) == 0 then return {false, false, 0} end
+    local function mark()
+        return {'marked', redis.call('XADD', KEYS[1], '*', 'kind', 'gap')}
+    end
+    if redis.call('EXISTS', KEYS[1]) == 0 then return mark() end
     local info = redis.call('XINFO', 'STREAM', KEYS[1])
-    local last = false
+    local last
     for i = 1, #info, 2 do
         if info[i] == 'last-generated-id' then last = info[i + 1] end
     end
+    if ARGV[1] == '' then return {'unread', last} end
+    if last == ARGV[1] or #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 1 then return {'kept', last} end
     local following = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', 1)
-    local there = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])
-    return {last, following[1] and following[1][1], #there}";
+    if following[1] then return {'lost', following[1][1]} end
+    return mark()";
 
 struct Reader<'a, H> {
     feed: &'a Feed,
@@ -120,27 +126,21 @@ impl<H: Fn(Heard<'_>, Duration) + Send + Sync> Reader<'_, H> {
 
     /// Where to read on from.
     async fn find_place(&mut self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-        let read = self.read.unwrap_or_default();
         let mut locate = self.redis.0.scripts.locate.key(self.redis.stream());
-        locate.arg(read.to_string());
-        let (last, following, there): (Option<String>, Option<String>, usize) =
-            locate.invoke_async(connection).await?;
-        match last {
-            Some(last) if self.read.is_none() => return self.load(connection, &last).await,
-            Some(last) if there == 1 || entry::position(&last)? == read => return Ok(()),
-            _ => {}
-        }
-        // What vanished without an entry after it has to be marked: a token from before it would else be taken for good.
-        let following = match following {
-            Some(id) => entry::position(&id)?,
-            None => self.redis.mark_gap().await?,
+        locate.arg(self.read.map(|read| read.to_string()).unwrap_or_default());
+        let (found, id): (String, String) = locate.invoke_async(connection).await?;
+        let place = match found.as_str() {
+            "kept" => return Ok(()),
+            "unread" => return self.load(connection, &id).await,
+            "lost" => entry::position(&id)?.before(),
+            _ => entry::position(&id)?,
         };
         if self.read.is_some() {
             warn!("what Redis held was lost in part: everything is forgotten");
         }
         self.forget_everything();
-        self.feed.restart(following.before(), Vec::new());
-        self.read = Some(following.before());
+        self.feed.restart(place, Vec::new());
+        self.read = Some(place);
         Ok(())
     }
 
