@@ -520,6 +520,40 @@ async fn shards_that_are_split_and_merged_are_followed_without_loss_or_repeat() 
     }
 }
 
+#[tokio::test]
+#[ignore = "needs a Kinesis: run .ci/kinesis"]
+async fn a_test_of_the_sink_is_logged_and_an_event_of_another_account_is_told_to_nobody() {
+    let stream = Stream::create().await;
+    let proxy = Proxy::before(&stream.server).await;
+    let (mut gateway, mut watcher) = Gateway::reading(&stream, &proxy).await;
+    let test_id = Uuid::from_u128(rand()).to_string();
+    let test = json!({
+        "specversion": "1.0",
+        "id": "EZ1",
+        "type": "com.twilio.eventstreams.test-event",
+        "dataschema": "https://events-schemas.twilio.com/EventStreams.TestSink/1.json",
+        "data": { "test_id": test_id },
+    });
+    stream.put(as_text(test)).await;
+    let mut other = event("other", "updated");
+    other["data"]["AccountSid"] = json!("AC99999999999999999999999999999999");
+    stream.put(other.to_string()).await;
+    stream.put(updated("1")).await;
+    assert_eq!(watcher.ids(1).await, ["1"]);
+    let line = gateway.says("Twilio tests the sink").await;
+    assert!(line.contains(&test_id), "{line}");
+    let metrics = gateway.admin("metrics").await;
+    for outcome in ["test", "refused", "told"] {
+        let of = |line: &&str| {
+            line.contains("source=\"kinesis\"")
+                && line.contains(&format!("\"{outcome}\""))
+                && line.ends_with("} 1")
+        };
+        let counted = metrics.lines().filter(|line| line.starts_with("participant_events_received_total"));
+        assert_eq!(counted.filter(of).count(), 1, "{outcome}");
+    }
+}
+
 // === What goes wrong
 
 #[tokio::test]
