@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 
-/// How far to read up to in a shard, or from where to go on.
+/// Where reading goes on in a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// At its tip.
