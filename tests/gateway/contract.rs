@@ -69,6 +69,7 @@ fn every_method_tells_whether_it_may_be_repeated() {
         ("CreateParticipant", IdempotencyLevel::IdempotencyUnknown),
         ("UpdateParticipant", IdempotencyLevel::Idempotent),
         ("DeleteParticipant", IdempotencyLevel::Idempotent),
+        ("WatchParticipants", IdempotencyLevel::NoSideEffects),
         ("ListParticipantConversations", IdempotencyLevel::NoSideEffects),
     ];
     assert_eq!(levels, expected);

@@ -54,7 +54,8 @@ impl Delivery {
         Self::to(PUBLIC_URL, body, token)
     }
 
-    fn to(url: &str, body: impl Into<Vec<u8>>, token: &str) -> Self {
+    /// Signed for this URL.
+    pub fn to(url: &str, body: impl Into<Vec<u8>>, token: &str) -> Self {
         let body = body.into();
         let query = format!("bodySHA256={}", sha256(&body));
         let signature =

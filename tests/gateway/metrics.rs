@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use participant_gateway::proto::*;
+use participant_gateway::sandbox;
 use participant_gateway::telemetry::metrics::{METRICS, Row};
 use serde_json::json;
 
+use crate::events::{Delivery, Event};
 use crate::harness::*;
 use crate::on_both_versions;
 
@@ -228,9 +230,12 @@ on_both_versions! {
         gateway.create(face.create(planted)).await.unwrap();
         gateway.list(face.list()).await.unwrap();
         let text = Scrape::of(&gateway).await.0.join("\n");
-        for secret in ["planted", "+1555", "CH0000", "conv_conversation", "sandbox\"", "AC0000"] {
+        for secret in ["planted", "+1555", "CH0000", "conv_conversation", "sandbox\""] {
             assert!(!text.contains(secret), "{secret} in\n{text}");
         }
+        // Only whether its events arrive is told of each configured account.
+        let mut lines = text.lines().filter(|line| !line.starts_with("participant_events_live{"));
+        assert!(lines.all(|line| !line.contains("AC0000")), "{text}");
     }
 }
 
@@ -242,9 +247,14 @@ async fn every_metric_of_the_table_is_there_and_no_other() {
     for _ in 0..2 {
         gateway.get(Face::V1.get()).await.unwrap();
     }
+    let url = format!("http://{}/events", gateway.addresses.events.unwrap());
+    let event = Event::new(Face::V1, "E1").json().to_string();
+    assert_eq!(Delivery::to(&url, event, sandbox::AUTH_TOKEN).post(&gateway).await, 200);
     let scrape = Scrape::of(&gateway).await;
-    // Spans are the process's, and no process of its own is behind this gateway; nor is there a bus.
-    let is_here = |row: &&Row| row.name != "participant.telemetry.spans" && !row.name.contains(".bus.");
+    // Spans are the process's, and no process of its own is behind this gateway; nor is there a bus
+    // or a stream.
+    let absent = [".telemetry.spans", ".bus.", ".kinesis."];
+    let is_here = |row: &&Row| !absent.iter().any(|part| row.name.contains(part));
     for row in METRICS.iter().filter(is_here) {
         let series =
             if row.kind == "histogram" { format!("{}_count", row.prometheus) } else { row.prometheus.into() };
