@@ -7,6 +7,8 @@ mod ready_file;
 mod server;
 mod signals;
 
+#[cfg(feature = "kinesis")]
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -31,6 +33,8 @@ pub use signals::Signals;
 
 use crate::config::{Bus, Config, Drain, Upstream};
 use crate::events::webhook::{PublicUrlError, TIME_LIMIT};
+#[cfg(feature = "kinesis")]
+use crate::events::{Receiver, kinesis};
 use crate::grpc::{self, CallLayer, Service};
 use crate::ids::{AccountId, Accounts};
 use crate::participants::{Feed, Freshness, PageTokens, Participants};
@@ -125,6 +129,8 @@ pub struct App {
     events: Option<(TcpListener, axum::Router)>,
     sandbox: Option<Sandbox>,
     participants: Participants,
+    #[cfg(feature = "kinesis")]
+    kinesis: Option<(kinesis::Settings, HashSet<AccountId>)>,
     /// Secrets of files that nobody else reads again, and how often they are read.
     files: Vec<Secret>,
     reload_interval: Duration,
@@ -153,6 +159,8 @@ impl App {
             lifetimes,
             events,
             watch,
+            #[cfg(feature = "kinesis")]
+            kinesis,
             bus,
             page_token_key,
             call_timeout,
@@ -223,6 +231,8 @@ impl App {
             events,
             sandbox,
             participants,
+            #[cfg(feature = "kinesis")]
+            kinesis: kinesis.map(|settings| (settings, accounts.iter().map(|one| one.id.clone()).collect())),
             files,
             reload_interval: twilio.reload_interval,
             calls,
@@ -262,6 +272,13 @@ impl App {
             servers
                 .spawn(async move { ending("the sandbox", sandbox.run(end).map(Ok::<_, Infallible>)).await });
         }
+        let mut events = JoinSet::new();
+        #[cfg(feature = "kinesis")]
+        if let Some((settings, accounts)) = self.kinesis {
+            let receiver = Receiver::new(self.participants.clone(), self.metrics.clone());
+            let follow = kinesis::follow(settings, receiver, accounts, goaway.clone());
+            events.spawn(ending("the reader of Kinesis", follow.map(Ok::<_, Infallible>)));
+        }
         let (participants, upkeep_end) = (self.participants.clone(), end.clone());
         servers.spawn(async move {
             ending("the upkeep", participants.upkeep(upkeep_end).map(Ok::<_, Infallible>)).await
@@ -273,7 +290,6 @@ impl App {
                 ending("a secret's upkeep", upkeep.map(Ok::<_, Infallible>)).await
             });
         }
-        let mut events = JoinSet::new();
         if let Some((listener, routes)) = self.events {
             let serving = admin::serve(listener, routes, goaway.clone());
             events.spawn(ending("the events listener", serving));
@@ -327,8 +343,8 @@ async fn drain(
     limit: Duration,
 ) {
     tasks.close();
-    // No delivery takes longer; what is left are connections that never spoke.
-    let deliveries = timeout(TIME_LIMIT, events.join_next());
+    // No delivery takes longer, nor does it to hand the reading of Kinesis over; what is left are connections that never spoke.
+    let deliveries = timeout(TIME_LIMIT, async { while events.join_next().await.is_some() {} });
     let calls_and_writes = async {
         if let Some(ended) = grpc.join_next().await
             && let (_, Err(reason)) = ended.unwrap_or_else(|error| ("gRPC", Err(error.to_string())))

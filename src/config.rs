@@ -18,6 +18,8 @@ pub use cli::{Command, Exit, parse};
 pub use events::Events;
 pub use settings::{SETTINGS, Setting, markdown};
 
+#[cfg(feature = "kinesis")]
+use crate::events::kinesis;
 use crate::participants::{CacheSettings, Lifetimes, RedisSettings, RedisUrlSource};
 use crate::sandbox;
 use crate::telemetry::{CallLog, Export, LogFormat, LogSettings, Protocol};
@@ -48,6 +50,9 @@ pub struct Config {
     pub events: Events,
     /// What watchers are told, and how.
     pub watch: Watch,
+    /// The stream that tells Twilio's events.
+    #[cfg(feature = "kinesis")]
+    pub kinesis: Option<kinesis::Settings>,
     /// Whether replicas tell each other what they are told.
     pub bus: Bus,
     /// Seals page tokens in place of the accounts' secrets.
@@ -223,6 +228,10 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
         is_access_log: sources.required("log.access", switch),
         slow: Some(sources.required("log.slow_call", duration)).filter(|bound| !bound.is_zero()),
     };
+    #[cfg(not(feature = "kinesis"))]
+    if let Some(place) = sources.place("kinesis.stream") {
+        sources.problem(place, "this build cannot read it: build the gateway with its feature kinesis");
+    }
     let ttl = sources.required("cache.ttl", duration);
     let export = Export { traces: otlp(sources, "TRACES"), metrics: otlp(sources, "METRICS") };
     Config {
@@ -256,6 +265,8 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
             negative_ttl: sources.required("cache.negative_ttl", duration),
             max_bytes: sources.required("cache.max_bytes", |text| number(text, 0, 1 << 40)),
         },
+        #[cfg(feature = "kinesis")]
+        kinesis: kinesis(sources),
         bus: bus(sources),
         page_token_key: page_token_key(sources),
         call_timeout: sources.required("limits.call_timeout", limit),
@@ -266,6 +277,13 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
         log: LogSettings { filter, format, calls },
         export,
     }
+}
+
+#[cfg(feature = "kinesis")]
+fn kinesis(sources: &mut Sources<'_>) -> Option<kinesis::Settings> {
+    let poll_interval = sources.required("kinesis.poll_interval", poll_interval);
+    let stream = sources.optional("kinesis.stream", str::parse)?;
+    Some(kinesis::Settings { stream, poll_interval })
 }
 
 /// OpenTelemetry's own variables for one signal, of which the SDK reads the rest: headers, sampler, resource attributes,
@@ -304,6 +322,15 @@ fn limit(text: &str) -> Result<Duration, &'static str> {
         .ok()
         .filter(|limit| !limit.is_zero())
         .ok_or("must be a duration above 0 and of at most a day")
+}
+
+/// More often than five times a second AWS allows nobody; less often than it keeps an iterator, each would have expired.
+#[cfg(feature = "kinesis")]
+fn poll_interval(text: &str) -> Result<Duration, &'static str> {
+    duration(text)
+        .ok()
+        .filter(|interval| (Duration::from_millis(200)..=Duration::from_secs(60)).contains(interval))
+        .ok_or("must be a duration from 200ms to 1m")
 }
 
 fn number<T: FromStr + PartialOrd + Display + Copy>(text: &str, min: T, max: T) -> Result<T, String> {

@@ -1,10 +1,12 @@
 //! Twilio's events, from wherever they are delivered: decoded here, which is pure, and handed to `participants`, which forgets
-//! first and then tells. `webhook` receives them over HTTP.
+//! first and then tells. `webhook` receives them over HTTP, `kinesis` reads them from a stream.
 //!
 //! v1's are CloudEvents (`cloud_event`), of Twilio's Event Streams. v2's are status callbacks (`callback`).
 
 mod callback;
 mod cloud_event;
+#[cfg(feature = "kinesis")]
+pub mod kinesis;
 pub mod webhook;
 
 use std::time::{Duration, SystemTime};
@@ -52,6 +54,9 @@ pub enum Source {
     Webhook,
     /// v2's status callbacks.
     Callback,
+    /// CloudEvents, from a Kinesis sink.
+    #[cfg(feature = "kinesis")]
+    Kinesis,
 }
 
 impl Source {
@@ -59,6 +64,8 @@ impl Source {
         match self {
             Self::Webhook => "webhook",
             Self::Callback => "callback",
+            #[cfg(feature = "kinesis")]
+            Self::Kinesis => "kinesis",
         }
     }
 
@@ -67,6 +74,8 @@ impl Source {
         match self {
             Self::Webhook => ApiVersion::V1,
             Self::Callback => ApiVersion::V2,
+            #[cfg(feature = "kinesis")]
+            Self::Kinesis => ApiVersion::V1,
         }
     }
 }

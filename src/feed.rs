@@ -66,6 +66,11 @@ pub enum Notice {
         /// From this API.
         version: ApiVersion,
     },
+    /// One replica reads the events of v1, of all accounts, for all replicas.
+    Followed {
+        /// It has handed on all that are older.
+        behind: Duration,
+    },
     /// Something was written to, and nobody can tell what.
     Everything,
 }

@@ -29,6 +29,8 @@ const EXCEPTIONS: &[(&str, &str)] =
 
 /// Crates that only some modules may name.
 const CONFINED: &[(&str, &[&str])] = &[
+    ("aws_config", &["events"]),
+    ("aws_sdk_kinesis", &["events"]),
     ("reqwest", &["sandbox", "twilio"]),
     ("moka", &["cache"]),
     ("redis", &["feed"]),

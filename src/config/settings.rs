@@ -204,6 +204,20 @@ pub const SETTINGS: &[Setting] = &[
         "So long after a delivery an account's events count as arriving",
     ),
     setting(
+        "kinesis.stream",
+        Some("kinesis-stream"),
+        "GATEWAY_KINESIS_STREAM",
+        "",
+        "Kinesis stream of Twilio's events, by name or ARN, for all accounts; AWS's own variables say the rest (docs/kinesis.md)",
+    ),
+    setting(
+        "kinesis.poll_interval",
+        None,
+        "GATEWAY_KINESIS_POLL_INTERVAL",
+        "1s",
+        "How often each shard is asked; all replicas that read it together may ask 5 times a second",
+    ),
+    setting(
         "watch.heartbeat",
         None,
         "GATEWAY_WATCH_HEARTBEAT",

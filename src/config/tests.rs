@@ -897,6 +897,36 @@ fn every_setting_can_be_set_by_variable_and_by_key() {
     }
 }
 
+#[cfg(feature = "kinesis")]
+#[test]
+fn a_stream_is_checked_and_its_poll_interval_keeps_to_what_aws_allows() {
+    let kinesis = config(&["--kinesis-stream", "events"], &[]).kinesis.expect("it is configured");
+    assert_eq!(
+        (kinesis.stream.to_string(), kinesis.poll_interval),
+        ("events".into(), Duration::from_secs(1))
+    );
+    assert!(config(&[], &[]).kinesis.is_none());
+    for interval in ["200ms", "1m"] {
+        config(&["--kinesis-stream=events"], &[("GATEWAY_KINESIS_POLL_INTERVAL", interval)]);
+    }
+    for (stream, interval) in [("a stream", "199ms"), ("arn:aws:sqs:us-east-1:123456789012:stream/x", "61s")]
+    {
+        let env = [("GATEWAY_KINESIS_STREAM", stream), ("GATEWAY_KINESIS_POLL_INTERVAL", interval)];
+        let problems = problems_beside_an_account(&[], &env);
+        assert_problems(
+            &problems,
+            &[("GATEWAY_KINESIS_POLL_INTERVAL", "200ms to 1m"), ("GATEWAY_KINESIS_STREAM", "its ARN")],
+        );
+    }
+}
+
+#[cfg(not(feature = "kinesis"))]
+#[test]
+fn a_stream_that_this_build_cannot_read_is_a_problem() {
+    let problems = problems_beside_an_account(&["--kinesis-stream=events"], &[]);
+    assert_problems(&problems, &[("--kinesis-stream", "feature kinesis")]);
+}
+
 // === Events
 
 const EVENTS_URL: &str = "https://gateway.example.com/events";

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::writes::people;
 use super::{Error, Event, Participants, Position, Published, Told};
-use crate::feed::{Heard, NotPublished, Notice, Subscription};
+use crate::feed::{Heard, Lease, LeaseError, NotPublished, Notice, Subscription};
 use crate::ids::{AccountId, ApiVersion, Segment};
 use crate::proto::ParticipantEventType;
+use crate::telemetry::Metrics;
 
 impl Participants {
     /// Forgets what the event makes stale, then tells the watchers: those of all replicas, where they share a bus. It fails
@@ -33,6 +34,9 @@ impl Participants {
             }
             Heard::Notice(Notice::Delivered { account, version }) => {
                 self.freshness.delivered(account, *version, age);
+            }
+            Heard::Notice(Notice::Followed { behind }) => {
+                self.freshness.followed(*behind + age);
             }
             Heard::Notice(Notice::Everything) => self.cache.forget_all(),
         }
@@ -64,6 +68,35 @@ impl Participants {
         if self.freshness.delivered(account, version, Duration::ZERO) {
             self.feed.notify(Notice::Delivered { account: account.clone(), version });
         }
+    }
+
+    /// Notes that the events of v1, of all accounts, are applied up to `behind` ago, here and at the other replicas.
+    pub fn followed(&self, behind: Duration) {
+        if self.freshness.followed(behind) {
+            self.feed.notify(Notice::Followed { behind });
+        }
+    }
+
+    /// Lets the metrics tell how far the stream is behind.
+    pub fn observe_followed(&self, metrics: &Metrics) {
+        let freshness = self.freshness.clone();
+        metrics.observe_kinesis(move || freshness.behind());
+    }
+
+    /// Forgets everything cached, here and at the other replicas, for events that nobody tells any more.
+    pub fn forget_everything(&self) {
+        self.cache.forget_all();
+        self.feed.notify(Notice::Everything);
+    }
+
+    /// The right to read a source for all replicas, [as](crate::feed::Feed::lease) the feed gives it.
+    pub async fn lease(&self, source: &str, time: Duration) -> Result<Lease, LeaseError> {
+        self.feed.lease(source, time).await
+    }
+
+    /// Where the source stood that was read last under such a lease.
+    pub async fn saved(&self, source: &str) -> Result<Option<String>, LeaseError> {
+        self.feed.saved(source).await
     }
 
     /// A stream of the events that pass the filter, after the place or from now on.

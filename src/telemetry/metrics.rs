@@ -175,6 +175,15 @@ const SOURCES: Row = Row {
     labels: &["participant.api.version", "participant.account"],
     help: "Whether events of an account are known to arrive, 1 or 0: it decides between cache.ttl and cache.ttl_without_events",
 };
+const KINESIS_BEHIND: Row = Row {
+    name: "participant.kinesis.behind",
+    prometheus: "participant_kinesis_behind_seconds",
+    kind: "gauge",
+    unit: "s",
+    labels: &[],
+    help: "How old a change may be of which Kinesis has told nothing yet, by whichever replica reads it; grows while it cannot be \
+           read; absent without `kinesis.stream`",
+};
 const SPANS: Row = Row {
     name: "participant.telemetry.spans",
     prometheus: "participant_telemetry_spans_total",
@@ -210,6 +219,7 @@ pub const METRICS: &[Row] = &[
     EVENTS,
     EVENT_AGE,
     SOURCES,
+    KINESIS_BEHIND,
     SPANS,
     BUILD,
 ];
@@ -511,6 +521,13 @@ impl Metrics {
                 }
             })
             .build();
+    }
+
+    /// Asks how far the reading of Kinesis is behind whenever the registry is read.
+    pub fn observe_kinesis(&self, behind: impl Fn() -> Duration + Send + Sync + 'static) {
+        let gauge = self.0.meter.f64_observable_gauge(KINESIS_BEHIND.name);
+        let gauge = gauge.with_description(KINESIS_BEHIND.help).with_unit(KINESIS_BEHIND.unit);
+        let _ = gauge.with_callback(move |observer| observer.observe(behind().as_secs_f64(), &[])).build();
     }
 
     /// Asks for what became of spans whenever the registry is read.

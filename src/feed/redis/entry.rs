@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::redis::streams::StreamId;
 use ::redis::{ErrorKind, FromRedisValue as _, RedisError, Value};
@@ -51,6 +52,10 @@ pub(super) fn of_notice(from: &str, notice: &Notice) -> Fields {
             fields.push(("account", account.as_str().into()));
             fields.push(("version", version.to_string().into()));
         }
+        Notice::Followed { behind } => {
+            fields.push(("kind", "followed".into()));
+            fields.push(("behind", behind.as_millis().to_string().into()));
+        }
         Notice::Everything => fields.push(("kind", "everything".into())),
     }
     fields
@@ -83,6 +88,7 @@ impl Entry {
                 people: text("people")?.parse().ok()?,
             },
             "delivered" => Notice::Delivered { account: account()?, version: version()? },
+            "followed" => Notice::Followed { behind: Duration::from_millis(text("behind")?.parse().ok()?) },
             "everything" => Notice::Everything,
             _ => return None,
         };
@@ -125,7 +131,9 @@ mod properties {
             people,
         });
         let delivered = version().prop_map(|version| Notice::Delivered { account: account(), version });
-        prop_oneof![written, delivered, Just(Notice::Everything)]
+        let followed =
+            any::<u64>().prop_map(|millis| Notice::Followed { behind: Duration::from_millis(millis) });
+        prop_oneof![written, delivered, followed, Just(Notice::Everything)]
     }
 
     proptest! {

@@ -1,0 +1,219 @@
+//! One shard: its turns, and what is done when one fails.
+
+use std::mem::{self, Discriminant, discriminant};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::time::sleep;
+use tower::util::rng::{HasherRng, Rng as _};
+use tracing::{debug, info, warn};
+
+use super::Reader;
+use super::client::{Error, Page, Record};
+use super::shards::Place;
+use crate::events::{Incoming, Source, Undecodable, cloud_event};
+use crate::ids::AccountId;
+
+const SOURCE: Source = Source::Kinesis;
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+/// Clocks differ: a moment of ours may lie ahead of AWS's, which then refuses it.
+const SKEW: Duration = Duration::from_secs(10);
+/// Now and then AWS throttles anybody.
+const THROTTLED_OFTEN: u32 = 3;
+
+/// A shard that is being read.
+pub(super) struct Shard {
+    pub(super) id: String,
+    /// After all that was applied.
+    pub(super) place: Place,
+    iterator: Option<String>,
+    /// Something may have changed of which nobody was told: what is cached may be older than the reading, or than a record
+    /// that cannot be read.
+    has_missed: bool,
+    wait: Duration,
+    patience: Patience,
+}
+
+/// How a turn went.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// All records up to the moment are applied.
+    Read {
+        up_to: Instant,
+    },
+    Failed,
+    /// There is nothing more, nor will be.
+    Ended,
+    /// The shard is not there.
+    Lost,
+}
+
+impl Shard {
+    pub(super) fn new(place: Place, id: String) -> Self {
+        let has_missed = place == Place::Now;
+        Self { id, place, iterator: None, has_missed, wait: Duration::ZERO, patience: Patience::default() }
+    }
+
+    /// Asks once, and applies what comes.
+    pub(super) async fn turn(mut self, reader: &Reader) -> (Self, Turn) {
+        sleep(self.wait).await;
+        self.wait = reader.poll_interval;
+        let asked = Instant::now();
+        match self.ask(reader).await {
+            Ok(page) => {
+                self.patience.succeed("the Kinesis shard is read again");
+                let turn = self.apply(page, asked, reader).await;
+                (self, turn)
+            }
+            Err(error) => {
+                let turn = self.fail(&error).await;
+                (self, turn)
+            }
+        }
+    }
+
+    async fn ask(&mut self, reader: &Reader) -> Result<Page, Error> {
+        let iterator = match &self.iterator {
+            Some(iterator) => iterator,
+            None => {
+                let asked = SystemTime::now();
+                let iterator = reader.client.iterator(&self.id, &self.place).await?;
+                if self.place == Place::Now {
+                    // Another iterator, made later, must not begin later.
+                    self.place = Place::Since(asked - SKEW);
+                }
+                self.iterator.insert(iterator)
+            }
+        };
+        reader.client.records(iterator).await
+    }
+
+    async fn apply(&mut self, page: Page, asked: Instant, reader: &Reader) -> Turn {
+        for record in page.records {
+            self.apply_one(&record, reader).await;
+            self.place = Place::After(record.sequence_number);
+        }
+        if mem::take(&mut self.has_missed) {
+            reader.receiver.participants.forget_everything();
+        }
+        self.iterator = page.next;
+        if self.iterator.is_none() {
+            info!(shard = self.id, "read a Kinesis shard to its end");
+            self.place = Place::Ended;
+            return Turn::Ended;
+        }
+        Turn::Read { up_to: asked.checked_sub(page.behind).unwrap_or(asked) }
+    }
+
+    /// Comes back when the record needs no more, however long that takes.
+    async fn apply_one(&mut self, record: &Record, reader: &Reader) {
+        let (shard, sequence_number) = (&self.id, &record.sequence_number);
+        // What is no text is no JSON either.
+        let incoming = cloud_event::decode(str::from_utf8(&record.data).unwrap_or_default());
+        let outcome = match &incoming {
+            Incoming::Participant { account: Some(account), .. } if reader.accounts.contains(account) => {
+                return self.hand_on(account, &incoming, reader).await;
+            }
+            Incoming::Participant { .. } => {
+                debug!(shard, sequence_number, "passed an event of an account that is not configured");
+                "refused"
+            }
+            Incoming::Test { id } => {
+                info!(shard, test_id = id.map(tracing::field::display), "Twilio tests the sink");
+                "test"
+            }
+            Incoming::UnknownType => "unknown_type",
+            Incoming::Undecodable(Undecodable(key)) => {
+                warn!(shard, sequence_number, key, "a record of Kinesis cannot be read, and is passed over");
+                // It may have told of a change.
+                self.has_missed = true;
+                "undecodable"
+            }
+        };
+        reader.receiver.metrics.event_received(SOURCE.as_str(), outcome);
+    }
+
+    async fn hand_on(&self, account: &AccountId, incoming: &Incoming, reader: &Reader) {
+        let mut failures = 0;
+        loop {
+            let result = reader.receiver.apply(SOURCE, account, incoming.clone()).await;
+            reader.receiver.metrics.event_received(SOURCE.as_str(), result.unwrap_or("failed"));
+            if result.is_ok() {
+                return;
+            }
+            if failures == 0 {
+                warn!(shard = self.id, "an event of Kinesis cannot be handed on: its shard waits");
+            }
+            failures += 1;
+            sleep(backoff(failures)).await;
+        }
+    }
+
+    async fn fail(&mut self, error: &Error) -> Turn {
+        match error {
+            Error::IteratorExpired => {
+                self.iterator = None;
+                return Turn::Failed;
+            }
+            // The place is none of this shard, or no longer: AWS has nothing that could be read after it.
+            Error::Invalid(_) if self.iterator.is_none() && self.place != Place::Oldest => {
+                warn!(shard = self.id, place = %self.place, "the place in the Kinesis shard is gone: reading what there is");
+                (self.place, self.has_missed) = (Place::Oldest, true);
+                return Turn::Failed;
+            }
+            // Then it is the iterator.
+            Error::Invalid(_) => self.iterator = None,
+            _ => {}
+        }
+        self.patience.fail(error, "read a Kinesis shard").await;
+        // Which shards there are is to be asked again.
+        if matches!(error, Error::NotFound(_)) { Turn::Lost } else { Turn::Failed }
+    }
+}
+
+/// How often something has failed in a row, and what was said about it.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    failures: u32,
+    said: Option<Discriminant<Error>>,
+}
+
+impl Patience {
+    /// Says what is wrong, unless it is the same as before, and waits longer each time.
+    pub(super) async fn fail(&mut self, error: &Error, what: &str) {
+        self.failures = self.failures.saturating_add(1);
+        let is_noise = matches!(error, Error::Throttled) && self.failures < THROTTLED_OFTEN;
+        if !is_noise && self.said.replace(discriminant(error)) != Some(discriminant(error)) {
+            warn!("cannot {what}: {error}");
+        }
+        sleep(backoff(self.failures)).await;
+    }
+
+    pub(super) fn succeed(&mut self, what: &str) {
+        if self.said.is_some() {
+            info!(failures = self.failures, "{what}");
+        }
+        *self = Self::default();
+    }
+}
+
+/// Exponential, half of it jitter, so that replicas do not come back together.
+fn backoff(failures: u32) -> Duration {
+    let ceiling = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(failures - 1)).min(LONGEST_BACKOFF);
+    ceiling.mul_f64(0.5 + 0.5 * HasherRng::new().next_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backoff_grows_and_is_bounded() {
+        for failures in 1..100 {
+            let wait = backoff(failures);
+            assert!(wait >= FIRST_BACKOFF / 2 && wait <= LONGEST_BACKOFF, "{wait:?} after {failures}");
+        }
+        assert!(backoff(1) <= FIRST_BACKOFF && backoff(100) >= LONGEST_BACKOFF / 2);
+    }
+}
