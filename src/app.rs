@@ -208,7 +208,7 @@ impl App {
             Bus::Local => Feed::local(watch.events_kept),
             Bus::Redis(settings) => Feed::shared(watch.events_kept, settings, metrics.clone()),
         };
-        let freshness = Freshness::new(lifetimes, known.all(), feed.is_current());
+        let freshness = Freshness::new(lifetimes, known.all(), feed.current_since());
         let participants =
             Participants::new(client, &cache, page_tokens, (feed, freshness), tasks.clone(), metrics.clone());
 

@@ -169,17 +169,14 @@ impl Receiver {
         events: Vec<Incoming>,
     ) -> Result<(), NotPublished> {
         let mut are_alive = false;
-        let mut are_read = true;
         for incoming in events {
-            are_read &= !matches!(incoming, Incoming::Undecodable(_));
             // That other events come says nothing of those about participants, but for v2, where all come together.
             are_alive |= incoming != Incoming::UnknownType || source == Source::Callback;
             let result = self.apply(source, account, incoming).await;
             self.metrics.event_received(source.as_str(), result.unwrap_or("failed"));
             result?;
         }
-        // An event that could not be read has changed something that nobody has forgotten.
-        if are_alive && are_read {
+        if are_alive {
             self.participants.delivered(account, source.version());
         }
         Ok(())
@@ -194,7 +191,13 @@ impl Receiver {
         match incoming {
             Incoming::Participant { event, .. } => {
                 let happened = event.event_time.and_then(|time| SystemTime::try_from(time).ok());
-                let event = Event { account: account.clone(), version: source.version(), event: *event };
+                let mut event = *event;
+                // Where it names none, it is of the account that delivers it.
+                if let Some(participant) = event.participant.as_mut().filter(|one| one.account_id.is_empty())
+                {
+                    participant.account_id = account.to_string();
+                }
+                let event = Event { account: account.clone(), version: source.version(), event };
                 let published = self.participants.apply(event).await?;
                 if let Some(happened) = happened {
                     let age = SystemTime::now().duration_since(happened);
@@ -212,7 +215,9 @@ impl Receiver {
             }
             Incoming::UnknownType => Ok("unknown_type"),
             Incoming::Undecodable(Undecodable(key)) => {
-                warn!(%account, source = source.as_str(), key, "an event cannot be read, and is passed over");
+                warn!(%account, source = source.as_str(), key, "an event cannot be read, so everything is forgotten");
+                // It has changed something, and nobody can tell what.
+                self.participants.forget_everything();
                 Ok("undecodable")
             }
         }

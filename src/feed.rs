@@ -1,7 +1,7 @@
 //! What Twilio's events told, in one order: kept for a while, so that a watcher that comes back misses nothing.
 //!
 //! The feed is a ring, and a watcher is a place in it. Nothing is copied for a watcher and nothing queues up behind a slow
-//! one: it is told that it lags while what it missed is still there to be resumed from.
+//! one: it is told that it lags while what it missed is still there to be resumed from, or that it is gone.
 //!
 //! Alone, a process fills its ring itself. With `redis`, all replicas fill theirs from one stream, in its order: an event
 //! has the same place everywhere, and a watcher can resume at any replica.
@@ -12,7 +12,7 @@ mod redis;
 use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -112,9 +112,14 @@ pub struct NotPublished;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expired;
 
-/// The watcher is too far behind; its place can still be resumed from.
+/// A watcher misses events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lagged;
+pub enum Missed {
+    /// It is too far behind; its place can still be resumed from.
+    Lagged,
+    /// What came after its place is gone: it did not ask for more until then.
+    Gone,
+}
 
 /// The events of a gateway. Cheap to clone.
 #[derive(Clone)]
@@ -170,9 +175,10 @@ impl Feed {
         }
     }
 
-    /// Whether all is known that other replicas were told; `None` where there are none.
-    pub fn is_current(&self) -> Option<Arc<AtomicBool>> {
-        self.shared.redis.as_ref().map(Redis::is_current)
+    /// Since when all is known that other replicas were told, in milliseconds of the system's clock, 0 where it is not;
+    /// `None` where there are none.
+    pub fn current_since(&self) -> Option<Arc<AtomicU64>> {
+        self.shared.redis.as_ref().map(Redis::current_since)
     }
 
     /// Hands the event on to the watchers of all replicas, unless it was told before. Alone, one that is outdated is not
@@ -253,7 +259,9 @@ impl Feed {
         } else {
             state.latest
         };
-        if place < state.floor || place > ahead.max(state.latest) {
+        // A replica that has not read the stream yet gives a place that is none.
+        let is_nowhere = after == Some(Position::default());
+        if is_nowhere || place < state.floor || place > ahead.max(state.latest) {
             return Err(Expired);
         }
         let latest = self.shared.latest.subscribe();
@@ -311,7 +319,7 @@ impl Subscription {
     }
 
     /// Waits for events, and gives those that are there, in order. Cancelling it loses nothing.
-    pub async fn next(&mut self) -> Result<Vec<Told>, Lagged> {
+    pub async fn next(&mut self) -> Result<Vec<Told>, Missed> {
         loop {
             let latest = *self.latest.borrow_and_update();
             if latest > self.place {
@@ -322,7 +330,7 @@ impl Subscription {
         }
     }
 
-    fn take(&mut self) -> Result<Vec<Told>, Lagged> {
+    fn take(&mut self) -> Result<Vec<Told>, Missed> {
         let state = self.feed.state();
         if self.place == Position::default() {
             self.place = state.begin;
@@ -331,8 +339,11 @@ impl Subscription {
         let is_catching_up = self.place < self.caught_up_at;
         // Half of the ring: as long as it takes to fill the other half, the place can be resumed from.
         let lags = behind > self.feed.shared.capacity / 2 && !is_catching_up;
-        if lags || self.place < state.floor {
-            return Err(Lagged);
+        if self.place < state.floor {
+            return Err(Missed::Gone);
+        }
+        if lags {
+            return Err(Missed::Lagged);
         }
         drop(state);
         if let Some(last) = batch.last() {

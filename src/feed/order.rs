@@ -34,7 +34,10 @@ impl Order {
         };
         let key = of(participant);
         if event.r#type() == ParticipantEventType::Removed {
-            self.removals.insert(key, at);
+            // Of two removals the later one counts, whichever comes first.
+            if self.removals.get(&key).is_none_or(|removed| is_before(*removed, at)) {
+                self.removals.insert(key, at);
+            }
             return Published::Told;
         }
         match self.removals.get(&key) {

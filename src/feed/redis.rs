@@ -11,7 +11,7 @@ mod settings;
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -66,7 +66,8 @@ struct Inner {
     /// `None` between two.
     session: Mutex<Option<Session>>,
     /// Whether this replica knows all that is in the stream.
-    is_current: Arc<AtomicBool>,
+    /// Since when this replica hears what the others tell, in milliseconds of the system's clock; 0: it does not.
+    current_since: Arc<AtomicU64>,
     notices: Mutex<Notices>,
     noticed: Notify,
     sent: Notify,
@@ -113,7 +114,7 @@ impl Redis {
             replica: Uuid::new_v4().to_string(),
             scripts,
             session: Mutex::default(),
-            is_current: Arc::default(),
+            current_since: Arc::default(),
             notices: Mutex::default(),
             noticed: Notify::new(),
             sent: Notify::new(),
@@ -121,8 +122,8 @@ impl Redis {
         }))
     }
 
-    pub(super) fn is_current(&self) -> Arc<AtomicBool> {
-        self.0.is_current.clone()
+    pub(super) fn current_since(&self) -> Arc<AtomicU64> {
+        self.0.current_since.clone()
     }
 
     /// Puts the event into the stream; the reader tells it, here as everywhere.
@@ -264,7 +265,9 @@ impl Redis {
     }
 
     fn set_current(&self, is_current: bool) {
-        if self.0.is_current.swap(is_current, Ordering::SeqCst) != is_current {
+        let was_current = self.0.current_since.load(Ordering::SeqCst) != 0;
+        if was_current != is_current {
+            self.0.current_since.store(if is_current { super::now().max(1) } else { 0 }, Ordering::SeqCst);
             self.0.metrics.bus_turned(is_current);
         }
     }

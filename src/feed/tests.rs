@@ -31,7 +31,7 @@ fn ids(batch: &[Told]) -> Vec<&str> {
     batch.iter().map(|told| told.event.event.id.as_str()).collect()
 }
 
-async fn next(subscription: &mut Subscription) -> Result<Vec<Told>, Lagged> {
+async fn next(subscription: &mut Subscription) -> Result<Vec<Told>, Missed> {
     timeout(std::time::Duration::from_secs(5), subscription.next()).await.expect("there is something to tell")
 }
 
@@ -77,9 +77,21 @@ async fn who_lags_is_told_so_while_its_place_can_be_resumed() {
     for number in 0..6 {
         publish(&feed, added(number));
     }
-    assert_eq!(next(&mut slow).await.err(), Some(Lagged));
+    assert_eq!(next(&mut slow).await.err(), Some(Missed::Lagged));
     let mut resumed = feed.subscribe(Some(slow.place())).unwrap();
     assert_eq!(next(&mut resumed).await.unwrap().len(), 6, "it catches up, which is no lag");
+}
+
+#[tokio::test]
+async fn who_asks_again_only_when_it_is_gone_is_told_so() {
+    let feed = Feed::local(4);
+    let mut asleep = feed.subscribe(None).unwrap();
+    for number in 0..5 {
+        publish(&feed, added(number));
+    }
+    assert_eq!(next(&mut asleep).await.err(), Some(Missed::Gone));
+    assert_eq!(feed.subscribe(Some(asleep.place())).err(), Some(Expired));
+    assert_eq!(feed.subscribe(Some(Position::default())).err(), Some(Expired), "the place of none");
 }
 
 #[test]
@@ -100,6 +112,8 @@ fn what_is_older_than_a_removal_brings_nobody_back() {
     assert_eq!(published("2", Added, 5), Published::Outdated);
     assert_eq!(published("3", Updated, 9), Published::Outdated);
     assert_eq!(published("4", Added, 11), Published::Told, "added again");
+    assert_eq!(published("6", Removed, 4), Published::Told);
+    assert_eq!(published("7", Updated, 9), Published::Outdated, "the later removal counts");
     assert_eq!(publish(&feed, event("5", Updated, "MB2", 1)), Published::Told, "another participant");
 }
 

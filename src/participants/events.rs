@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::writes::people;
 use super::{Error, Event, Participants, Position, Published, Told};
-use crate::feed::{Heard, Lease, LeaseError, NotPublished, Notice, Subscription};
+use crate::feed::{Heard, Lease, LeaseError, Missed, NotPublished, Notice, Subscription};
 use crate::ids::{AccountId, ApiVersion, Segment};
 use crate::proto::ParticipantEventType;
 use crate::telemetry::Metrics;
@@ -22,10 +22,7 @@ impl Participants {
     /// that costs a load, and needs no look at whose they are.
     pub(super) fn hear(&self, heard: Heard<'_>, age: Duration) {
         match heard {
-            Heard::Event(event) => {
-                self.forget_after(event);
-                self.freshness.delivered(&event.account, event.version, age);
-            }
+            Heard::Event(event) => self.forget_after(event),
             Heard::Notice(Notice::Written { account, conversation, people }) => {
                 self.cache.forget(account, conversation);
                 if *people {
@@ -152,7 +149,10 @@ impl Watch {
             }
             self.place = self.subscription.place();
             let batch = self.subscription.next().await;
-            let batch = batch.map_err(|_| Error::WatchLagged { resume: self.place })?;
+            let batch = batch.map_err(|missed| match missed {
+                Missed::Lagged => Error::WatchLagged { resume: self.place },
+                Missed::Gone => Error::ResumeTokenExpired,
+            })?;
             self.waiting.extend(batch.into_iter().filter(|told| self.filter.passes(&told.event)));
         }
     }

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::ids::{AccountId, ApiVersion};
 
-/// Stands for never.
-const NEVER: u64 = u64::MAX;
+/// Stands for never: before every moment that counts.
+const NEVER: i64 = i64::MIN;
 
 /// A stream of events that is so far behind keeps nothing true.
 const LONGEST_BEHIND: Duration = Duration::from_secs(60);
@@ -16,14 +16,45 @@ const LONGEST_BEHIND: Duration = Duration::from_secs(60);
 /// Which accounts are told of changes, per API version: v1's events say nothing of v2. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Freshness {
-    sources: Arc<HashMap<(AccountId, ApiVersion), AtomicU64>>,
-    /// Up to which moment a stream has told what v1 had to tell, and which of these moments other replicas know.
-    followed: Arc<[AtomicU64; 2]>,
+    sources: Arc<HashMap<(AccountId, ApiVersion), Source>>,
+    /// The stream that tells all that v1 has to tell.
+    followed: Arc<Source>,
+    /// Up to which moment other replicas know that the stream was followed.
+    known: Arc<AtomicI64>,
     /// Moments are counted in milliseconds from here.
     begin: Instant,
     lifetimes: Lifetimes,
-    /// Whether other replicas can tell this one what they are told; `None` where there are none.
-    bus: Option<Arc<AtomicBool>>,
+    /// Since when other replicas can tell this one what they are told, by the system's clock, 0 where they cannot; `None`
+    /// where there are none.
+    bus: Option<Arc<AtomicU64>>,
+}
+
+/// Something that tells of changes.
+#[derive(Debug)]
+struct Source {
+    /// When it told something last.
+    last: AtomicI64,
+    /// Since when it has not been silent for longer than it may be. What was cached before is kept true by nobody.
+    since: AtomicI64,
+}
+
+impl Source {
+    fn new() -> Self {
+        Self { last: AtomicI64::new(NEVER), since: AtomicI64::new(NEVER) }
+    }
+
+    fn is_live(&self, now: i64, window: Duration) -> bool {
+        let last = self.last.load(Ordering::SeqCst);
+        last != NEVER && now.saturating_sub(last) <= millis(window)
+    }
+
+    /// It told something at this moment; the moment before.
+    fn tell(&self, at: i64, now: i64, window: Duration) -> i64 {
+        if !self.is_live(now, window) {
+            self.since.store(now, Ordering::SeqCst);
+        }
+        self.last.fetch_max(at, Ordering::SeqCst)
+    }
 }
 
 /// How old a cached answer may be.
@@ -38,69 +69,86 @@ pub struct Lifetimes {
 }
 
 impl Freshness {
-    /// Of these accounts; none of their sources is live yet. `bus` is [`Feed::is_current`](crate::feed::Feed::is_current).
+    /// Of these accounts; none of their sources is live yet. `bus` is
+    /// [`Feed::current_since`](crate::feed::Feed::current_since).
     pub fn new(
         mut lifetimes: Lifetimes,
         accounts: impl IntoIterator<Item = AccountId>,
-        bus: Option<Arc<AtomicBool>>,
+        bus: Option<Arc<AtomicU64>>,
     ) -> Self {
         // The cache keeps nothing for longer.
         lifetimes.without_events = lifetimes.without_events.min(lifetimes.with_events);
         let both = |account: AccountId| {
-            [ApiVersion::V1, ApiVersion::V2]
-                .map(|version| ((account.clone(), version), AtomicU64::new(NEVER)))
+            [ApiVersion::V1, ApiVersion::V2].map(|version| ((account.clone(), version), Source::new()))
         };
-        let sources = accounts.into_iter().flat_map(both).collect();
-        let followed = Arc::new([AtomicU64::new(NEVER), AtomicU64::new(NEVER)]);
-        Self { sources: Arc::new(sources), followed, begin: Instant::now(), lifetimes, bus }
+        Self {
+            sources: Arc::new(accounts.into_iter().flat_map(both).collect()),
+            followed: Arc::new(Source::new()),
+            known: Arc::new(AtomicI64::new(NEVER)),
+            begin: Instant::now(),
+            lifetimes,
+            bus,
+        }
     }
 
     /// A delivery of this source was verified so long ago. Whether that is worth telling: who was told lately knows.
     pub fn delivered(&self, account: &AccountId, version: ApiVersion, age: Duration) -> bool {
-        let Some(last) = self.sources.get(&(account.clone(), version)) else {
+        let Some(source) = self.sources.get(&(account.clone(), version)) else {
             return false;
         };
-        let at = self.now().saturating_sub(millis(age));
-        let before = last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
-            (last == NEVER || last < at).then_some(at)
-        });
-        let is_news = |last| last == NEVER || at - last > millis(self.lifetimes.live_window) / 8;
-        before.is_ok_and(is_news)
+        let (now, window) = (self.now(), self.lifetimes.live_window);
+        let at = now.saturating_sub(millis(age));
+        let before = source.tell(at, now, window);
+        before == NEVER || at.saturating_sub(before) > millis(window) / 8
     }
 
     /// A stream has told what v1 had to tell up to `behind` ago, of all accounts. Whether that is worth telling.
     pub fn followed(&self, behind: Duration) -> bool {
-        let [last, known] = self.followed.as_ref();
-        // One that is further behind than this process is old is no use yet.
-        let Some(moment) = self.now().checked_sub(millis(behind)) else {
-            return false;
-        };
-        last.store(moment, Ordering::Relaxed);
-        let before = known.load(Ordering::Relaxed);
+        let now = self.now();
+        let moment = now.saturating_sub(millis(behind));
+        let was_live = self.followed.is_live(now, LONGEST_BEHIND);
+        // It may fall back, too: what it says now counts.
+        self.followed.last.store(moment, Ordering::SeqCst);
+        if !was_live && self.followed.is_live(now, LONGEST_BEHIND) {
+            self.followed.since.store(now, Ordering::SeqCst);
+        }
+        let before = self.known.load(Ordering::SeqCst);
         let is_news = before == NEVER || moment.saturating_sub(before) > millis(LONGEST_BEHIND) / 6;
         if is_news {
-            known.store(moment, Ordering::Relaxed);
+            self.known.store(moment, Ordering::SeqCst);
         }
         is_news
     }
 
     /// How long ago the moment is up to which a stream was followed; as long as this process lives, if none was.
     pub fn behind(&self) -> Duration {
-        let last = self.followed[0].load(Ordering::Relaxed);
+        let last = self.followed.last.load(Ordering::SeqCst);
         let last = if last == NEVER { 0 } else { last };
-        Duration::from_millis(self.now().saturating_sub(last))
+        Duration::from_millis(u64::try_from(self.now().saturating_sub(last)).unwrap_or_default())
     }
 
     /// Whether events of the account are known to arrive.
     pub fn is_live(&self, account: &AccountId, version: ApiVersion) -> bool {
-        let is_within = |last: &AtomicU64, window: Duration| {
-            let last = last.load(Ordering::Relaxed);
-            last != NEVER && self.now().saturating_sub(last) <= millis(window)
-        };
-        let is_followed = version == ApiVersion::V1 && is_within(&self.followed[0], LONGEST_BEHIND);
-        let last = self.sources.get(&(account.clone(), version));
-        let is_told = is_followed || last.is_some_and(|last| is_within(last, self.lifetimes.live_window));
-        is_told && self.bus.as_ref().is_none_or(|bus| bus.load(Ordering::SeqCst))
+        self.live_for(account, version).is_some()
+    }
+
+    /// For how long events of the account have been known to arrive.
+    fn live_for(&self, account: &AccountId, version: ApiVersion) -> Option<Duration> {
+        let now = self.now();
+        let followed = (version == ApiVersion::V1).then(|| (self.followed.as_ref(), LONGEST_BEHIND));
+        let told = self.sources.get(&(account.clone(), version));
+        let told = told.map(|source| (source, self.lifetimes.live_window));
+        let live =
+            [followed, told].into_iter().flatten().filter(|(source, window)| source.is_live(now, *window));
+        let since = live.map(|(source, _)| source.since.load(Ordering::SeqCst)).min()?;
+        // Rounded up: what was loaded at once is kept true.
+        let for_so_long = u64::try_from(now.saturating_sub(since)).unwrap_or_default() + 1;
+        let for_so_long = Duration::from_millis(for_so_long);
+        match self.bus.as_ref().map(|bus| bus.load(Ordering::SeqCst)) {
+            None => Some(for_so_long),
+            Some(0) => None,
+            Some(since) => Some(for_so_long.min(Duration::from_millis(unix_millis().saturating_sub(since)))),
+        }
     }
 
     /// Each source, by version and account, and whether it is live.
@@ -111,13 +159,12 @@ impl Freshness {
         self.sources.keys().map(state).collect()
     }
 
-    /// How old an answer about the account may be.
+    /// How old an answer about the account may be. What was cached before its events were known to arrive is no younger for
+    /// it: a change of that time was told to nobody.
     pub fn lifetime(&self, account: &AccountId, version: ApiVersion) -> Duration {
-        if self.is_live(account, version) {
-            self.lifetimes.with_events
-        } else {
-            self.lifetimes.without_events
-        }
+        let Lifetimes { with_events, without_events, .. } = self.lifetimes;
+        self.live_for(account, version)
+            .map_or(without_events, |live_for| live_for.clamp(without_events, with_events))
     }
 
     /// How old an answer may be that no event keeps true.
@@ -125,13 +172,18 @@ impl Freshness {
         self.lifetimes.without_events
     }
 
-    fn now(&self) -> u64 {
+    fn now(&self) -> i64 {
         millis(self.begin.elapsed())
     }
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(NEVER - 1)
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn unix_millis() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -147,8 +199,8 @@ mod tests {
         let lives = |freshness: &Freshness| {
             [ApiVersion::V1, ApiVersion::V2].map(|version| freshness.is_live(&account, version))
         };
-        assert!(!freshness.followed(day), "so far behind it is of no use");
-        assert_eq!(lives(&freshness), [false, false]);
+        freshness.followed(day);
+        assert_eq!(lives(&freshness), [false, false], "so far behind it is of no use");
         freshness.begin -= Duration::from_secs(3600);
         assert!(freshness.behind() >= Duration::from_secs(3600));
         assert!(freshness.followed(Duration::from_secs(59)));
@@ -158,5 +210,42 @@ mod tests {
         assert!(freshness.followed(Duration::ZERO));
         assert!(!freshness.followed(Duration::from_secs(61)));
         assert_eq!(lives(&freshness), [false, false]);
+    }
+
+    #[test]
+    fn what_was_cached_before_a_source_was_live_does_not_live_longer_for_it() {
+        let account = AccountId::parse("AC00000000000000000000000000000000").unwrap();
+        let (minutes, seconds) = (Duration::from_secs(300), Duration::from_secs(10));
+        let lifetimes =
+            Lifetimes { with_events: minutes, without_events: seconds, live_window: minutes * 12 };
+        let mut freshness = Freshness::new(lifetimes, [account.clone()], None);
+        let lifetime = |freshness: &Freshness| freshness.lifetime(&account, ApiVersion::V1);
+        freshness.delivered(&account, ApiVersion::V1, Duration::ZERO);
+        assert_eq!(lifetime(&freshness), seconds);
+        freshness.begin -= Duration::from_secs(100);
+        assert!(
+            (100..110).contains(&lifetime(&freshness).as_secs()),
+            "what was loaded since then is kept true"
+        );
+        freshness.begin -= Duration::from_secs(1000);
+        assert_eq!(lifetime(&freshness), minutes);
+
+        // After a silence it begins anew.
+        freshness.begin -= minutes * 13;
+        assert_eq!(lifetime(&freshness), seconds);
+        freshness.delivered(&account, ApiVersion::V1, Duration::ZERO);
+        assert_eq!(lifetime(&freshness), seconds);
+    }
+
+    #[test]
+    fn a_delivery_before_this_process_began_is_as_old_as_it_is() {
+        let account = AccountId::parse("AC00000000000000000000000000000000").unwrap();
+        let hour = Duration::from_secs(3600);
+        let lifetimes = Lifetimes { with_events: hour, without_events: Duration::ZERO, live_window: hour };
+        let mut freshness = Freshness::new(lifetimes, [account.clone()], None);
+        freshness.delivered(&account, ApiVersion::V1, Duration::from_secs(3540));
+        assert!(freshness.is_live(&account, ApiVersion::V1));
+        freshness.begin -= Duration::from_secs(61);
+        assert!(!freshness.is_live(&account, ApiVersion::V1));
     }
 }

@@ -489,8 +489,8 @@ on_both_versions! {
         let delivered = Instant::now();
         Event::new(face, "E1").deliver(&gateway).await;
         let misses = misses_within(&mut gateway, Duration::from_millis(300)).await;
-        // A machine that is slow enough proves nothing here.
-        assert!(misses == 1 || delivered.elapsed() > Duration::from_secs(1), "{misses}");
+        // What is loaded in the moment of the delivery may be loaded again, and a machine that is slow enough proves nothing.
+        assert!((1..=2).contains(&misses) || delivered.elapsed() > Duration::from_secs(1), "{misses}");
         let deadline = Instant::now() + PATIENCE;
         while is_live(&gateway, face).await {
             assert!(Instant::now() < deadline, "a source that is silent is not live any more");
@@ -682,18 +682,51 @@ async fn the_sinks_test_event_counts_as_a_delivery() {
     assert_eq!(watcher.event().await.id, "after");
 }
 
-/// That messages are subscribed to says nothing about participants; an event that could not be read has changed something.
+/// That messages are subscribed to says nothing about participants.
 #[tokio::test]
 async fn only_events_that_keep_the_cache_true_prolong_its_answers() {
     let gateway = listening("").await;
     let mut message = Event::new(Face::V1, "M1").json();
     message["type"] = "com.twilio.conversations.message.added".into();
-    let mut broken = Event::new(Face::V1, "broken").json();
-    broken["data"] = json!(5);
-    for body in [json!([]), json!([message]), json!([broken, Event::new(Face::V1, "E1").json()])] {
+    for body in [json!([]), json!([message])] {
         assert_eq!(Delivery::new(body.to_string(), sandbox::AUTH_TOKEN).post(&gateway).await, 200);
         assert!(!is_live(&gateway, Face::V1).await, "{body}");
     }
+}
+
+/// It has changed something, and nobody can tell what.
+#[tokio::test]
+async fn an_event_that_cannot_be_read_forgets_everything() {
+    let mut gateway = listening("").await;
+    for face in [Face::V1, Face::V2] {
+        gateway.get(face.get()).await.unwrap();
+        assert_eq!(gateway.get(face.get()).await.unwrap().1, CacheStatus::Hit);
+    }
+    let mut broken = Event::new(Face::V1, "broken").json();
+    broken["data"] = json!(5);
+    assert_eq!(Delivery::new(broken.to_string(), sandbox::AUTH_TOKEN).post(&gateway).await, 200);
+    for face in [Face::V1, Face::V2] {
+        assert_eq!(gateway.get(face.get()).await.unwrap().1, CacheStatus::Miss);
+    }
+}
+
+/// What was cached before events were known to arrive keeps the shorter lifetime, whatever arrives then.
+#[tokio::test]
+async fn a_source_that_comes_alive_prolongs_nothing_that_was_cached_before() {
+    let settings = "cache.ttl = \"1h\"\ncache.ttl_without_events = \"100ms\"";
+    let mut gateway = listening(settings).await;
+    gateway.get(Face::V1.get()).await.unwrap();
+    let cached = Instant::now();
+    // Of another conversation: it forgets nothing of the one that is read.
+    let mut elsewhere = Event::new(Face::V1, "E1").json();
+    elsewhere["data"]["ConversationSid"] = "CH00000000000000000000000000000099".into();
+    assert_eq!(Delivery::new(elsewhere.to_string(), sandbox::AUTH_TOKEN).post(&gateway).await, 200);
+    assert!(is_live(&gateway, Face::V1).await);
+    let deadline = Instant::now() + PATIENCE;
+    while gateway.get(Face::V1.get()).await.unwrap().1 == CacheStatus::Hit {
+        assert!(Instant::now() < deadline, "what was cached before is served for an hour");
+    }
+    assert!(cached.elapsed() >= Duration::from_millis(100));
 }
 
 #[tokio::test]
