@@ -15,7 +15,7 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::routing::post;
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
-use tracing::warn;
+use tracing::{debug, warn};
 
 pub use signature::{Keys, PublicUrl, PublicUrlError};
 
@@ -123,9 +123,15 @@ async fn answer(
     if let Some(outcome) = outcome {
         webhook.metrics.event_received(Source::Webhook.as_str(), outcome);
     }
-    let status = refusal.status();
-    warn!(status = status.as_u16(), "refused a delivery of events: {}", refusal.told().trim_end());
-    (status, refusal.told())
+    let (status, told) = (refusal.status(), refusal.told());
+    match refusal {
+        // Anybody can send such, and as many as they like: the metric counts them.
+        Refusal::Forged => {
+            debug!(status = status.as_u16(), "refused a delivery of events: {}", told.trim_end())
+        }
+        _ => warn!(status = status.as_u16(), "refused a delivery of events: {}", told.trim_end()),
+    }
+    (status, told)
 }
 
 /// The whole body. Without `is_kept` it is only waited for.
