@@ -25,7 +25,7 @@ const BATCH: usize = 50;
 const SENDERS: usize = 8;
 const WATCHERS: usize = 6;
 const REPLICAS: usize = 3;
-const FROM_KILL_TO_KILL: Duration = Duration::from_secs(2);
+const FROM_KILL_TO_KILL: Duration = Duration::from_secs(1);
 
 /// Where the replicas are at the moment, and what went wrong on the way.
 struct Fleet {
@@ -45,7 +45,7 @@ pub(crate) async fn run() {
     let sandbox = Sandbox::bind(Settings::default()).await.expect("a sandbox");
     let (twilio, end) = (sandbox.local_addr(), CancellationToken::new());
     tokio::spawn(sandbox.run(end.clone()));
-    let redis = Redis::start().await;
+    let redis = Redis::start(true).await;
     let url = redis.url();
     let mut gateways = Vec::new();
     for _ in 0..REPLICAS {

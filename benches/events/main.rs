@@ -1,7 +1,7 @@
 //! Whether events and replicas keep what is promised of them, and what they cost: processes, sockets and a redis-server.
 //!
-//! `cargo bench --bench events -- replicas`, or `faults`, or `watchers`; without a name all three. Each ends by itself, within
-//! two minutes. Linux only, because it reads /proc; all but `watchers` need redis-server.
+//! `cargo bench --bench events -- replicas`, or `faults`, or `watchers`; without a name all three. Each ends by itself, after
+//! some two minutes at most. Linux only, because it reads /proc; all but `watchers` need redis-server.
 
 mod delivery;
 mod faults;

@@ -118,18 +118,20 @@ impl Addresses {
     }
 }
 
-/// A redis-server on a free port, which keeps what it acknowledged; dropped, it is killed.
+/// A redis-server on a free port; dropped, it is killed.
 pub(crate) struct Redis {
     port: u16,
+    is_durable: bool,
     data: TempDir,
     process: Option<Process>,
 }
 
 impl Redis {
-    pub(crate) async fn start() -> Self {
+    /// A durable one has on disk what it acknowledged.
+    pub(crate) async fn start(is_durable: bool) -> Self {
         let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let (port, data) = (free.expect("a free port").port(), tempfile::tempdir().expect("a folder"));
-        let mut redis = Self { port, data, process: None };
+        let mut redis = Self { port, is_durable, data, process: None };
         redis.start_again().await;
         redis
     }
@@ -145,7 +147,8 @@ impl Redis {
     pub(crate) async fn start_again(&mut self) {
         let child = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-            .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
+            .args(["--appendonly", if self.is_durable { "yes" } else { "no" }])
+            .args(["--appendfsync", "always", "--dir"])
             .arg(self.data.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

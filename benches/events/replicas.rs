@@ -40,10 +40,20 @@ struct Read {
 }
 
 pub(crate) async fn run() {
+    println!(
+        "{REPLICAS} replicas, {} s each; ms from the acknowledgement to the first read of the new value, at each other",
+        LENGTH.as_secs()
+    );
+    println!("{:<40} writes     reads  at the writer  elsewhere  median    99 %     max", "older reads:");
+    measure("Redis in memory", false).await;
+    measure("Redis, appendfsync always", true).await;
+}
+
+async fn measure(name: &str, is_durable: bool) {
     let sandbox = Sandbox::bind(Settings::default()).await.expect("a sandbox");
     let (twilio, end) = (sandbox.local_addr(), CancellationToken::new());
     tokio::spawn(sandbox.run(end.clone()));
-    let redis = Redis::start().await;
+    let redis = Redis::start(is_durable).await;
     let url = redis.url();
     let hours = [("GATEWAY_CACHE_TTL", "5h"), ("GATEWAY_CACHE_TTL_WITHOUT_EVENTS", "5h")];
     let env = [hours[0], hours[1], ("GATEWAY_REDIS_URL", url.as_str())];
@@ -53,16 +63,9 @@ pub(crate) async fn run() {
         clients.push(gateway.addresses.connect().await.expect("a connection"));
         gateways.push(gateway);
     }
-    println!(
-        "{REPLICAS} replicas, {} s; from the acknowledgement to the first read of the new value, at each",
-        LENGTH.as_secs()
-    );
-    println!(
-        "                  writes     reads   older at the writer   older elsewhere   ms: median   99 %      max"
-    );
     let (v1, v2) = tokio::join!(load(Face::V1, clients.clone()), load(Face::V2, clients));
-    report("v1", &v1.0, v1.1);
-    report("v2", &v2.0, v2.1);
+    report(&format!("v1, {name}"), &v1.0, v1.1);
+    report(&format!("v2, {name}"), &v2.0, v2.1);
     end.cancel();
 }
 
@@ -152,7 +155,7 @@ fn report(name: &str, writes: &[Write], mut reads: Vec<Read>) {
     delays.sort();
     let millis = |part: f64| delays[((delays.len() - 1) as f64 * part) as usize].as_secs_f64() * 1000.0;
     println!(
-        "{name:<14} {:>9} {:>9} {at_writer:>21} {elsewhere:>17} {:>12.2} {:>6.2} {:>8.2}",
+        "{name:<37} {:>9} {:>9} {at_writer:>14} {elsewhere:>10} {:>7.2} {:>7.2} {:>7.2}",
         writes.len(),
         reads.len(),
         millis(0.5),
