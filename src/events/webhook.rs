@@ -127,7 +127,7 @@ async fn answer(
     match refusal {
         // Anybody can send such, and as many as they like: the metric counts them.
         Refusal::Forged => {
-            debug!(status = status.as_u16(), "refused a delivery of events: {}", told.trim_end())
+            debug!(status = status.as_u16(), "refused a delivery of events: {}", told.trim_end());
         }
         _ => warn!(status = status.as_u16(), "refused a delivery of events: {}", told.trim_end()),
     }
