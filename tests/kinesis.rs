@@ -486,6 +486,19 @@ async fn a_record_that_cannot_be_read_is_passed_and_told_without_what_it_holds()
 
 #[tokio::test]
 #[ignore = "needs a Kinesis: run .ci/kinesis"]
+async fn a_record_that_cannot_be_read_makes_the_cache_forget() {
+    let stream = Stream::create().await;
+    let proxy = Proxy::before(&stream.server).await;
+    let (gateway, _) = Gateway::reading(&stream, &proxy).await;
+    assert_eq!(gateway.read().await, CacheStatus::Miss);
+    assert_eq!(gateway.read().await, CacheStatus::Hit);
+    stream.put("no JSON").await;
+    // Nobody is told when it does; by itself it would remember for minutes.
+    until("the cache forgets", async || (gateway.read().await == CacheStatus::Miss).then_some(())).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a Kinesis: run .ci/kinesis"]
 async fn shards_that_are_split_and_merged_are_followed_without_loss_or_repeat() {
     let stream = Stream::create_on("KINESIS_TEST_KINESALITE").await;
     let proxy = Proxy::before(&stream.server).await;
