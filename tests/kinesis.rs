@@ -112,6 +112,15 @@ impl Stream {
         self.call("PutRecord", record).await["SequenceNumber"].as_str().unwrap().to_owned()
     }
 
+    /// Its only shard, in halves.
+    async fn split(&self) {
+        let whole = self.open_shards().await.remove(0);
+        let split =
+            json!({ "ShardToSplit": whole["ShardId"], "NewStartingHashKey": (u128::MAX / 2).to_string() });
+        self.call("SplitShard", split).await;
+        self.active().await;
+    }
+
     async fn open_shards(&self) -> Vec<Value> {
         let listed = self.call("ListShards", json!({})).await;
         let shards = listed["Shards"].as_array().unwrap().clone();
@@ -486,6 +495,19 @@ async fn a_record_that_cannot_be_read_is_passed_and_told_without_what_it_holds()
 
 #[tokio::test]
 #[ignore = "needs a Kinesis: run .ci/kinesis"]
+async fn a_record_that_cannot_be_read_makes_the_cache_forget() {
+    let stream = Stream::create().await;
+    let proxy = Proxy::before(&stream.server).await;
+    let (gateway, _) = Gateway::reading(&stream, &proxy).await;
+    assert_eq!(gateway.read().await, CacheStatus::Miss);
+    assert_eq!(gateway.read().await, CacheStatus::Hit);
+    stream.put("no JSON").await;
+    // Nobody is told when it does; by itself it would remember for minutes.
+    until("the cache forgets", async || (gateway.read().await == CacheStatus::Miss).then_some(())).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a Kinesis: run .ci/kinesis"]
 async fn shards_that_are_split_and_merged_are_followed_without_loss_or_repeat() {
     let stream = Stream::create_on("KINESIS_TEST_KINESALITE").await;
     let proxy = Proxy::before(&stream.server).await;
@@ -498,11 +520,7 @@ async fn shards_that_are_split_and_merged_are_followed_without_loss_or_repeat() 
         }
     };
     put(1).await;
-    let whole = stream.open_shards().await.remove(0);
-    let split =
-        json!({ "ShardToSplit": whole["ShardId"], "NewStartingHashKey": (u128::MAX / 2).to_string() });
-    stream.call("SplitShard", split).await;
-    stream.active().await;
+    stream.split().await;
     put(2).await;
     let halves = stream.open_shards().await;
     let merge = json!({ "ShardToMerge": halves[0]["ShardId"], "AdjacentShardToMerge": halves[1]["ShardId"] });
@@ -630,6 +648,22 @@ async fn a_stream_that_is_not_there_is_asked_for_until_it_is() {
 
 #[tokio::test]
 #[ignore = "needs a Kinesis: run .ci/kinesis"]
+async fn a_stream_that_is_created_anew_is_read_although_a_shard_of_that_name_had_ended() {
+    let stream = Stream::create_on("KINESIS_TEST_KINESALITE").await;
+    let proxy = Proxy::before(&stream.server).await;
+    let (mut gateway, mut watcher) = Gateway::reading(&stream, &proxy).await;
+    stream.split().await;
+    stream.put(updated("1")).await;
+    assert_eq!(watcher.ids(1).await, ["1"]);
+    stream.call("DeleteStream", json!({})).await;
+    gateway.says("there is no such stream").await;
+    stream.begin().await;
+    stream.put(updated("2")).await;
+    assert_eq!(watcher.ids(1).await, ["2"]);
+}
+
+#[tokio::test]
+#[ignore = "needs a Kinesis: run .ci/kinesis"]
 async fn credentials_that_are_refused_or_missing_say_what_to_do_and_stop_nothing() {
     let stream = Stream::create().await;
     let proxy = Proxy::before(&stream.server).await;
@@ -733,11 +767,7 @@ async fn with_a_bus_a_restart_goes_on_after_the_last_record_and_through_a_split(
     gateway.ends().await;
 
     stream.put(updated("2")).await;
-    let whole = stream.open_shards().await.remove(0);
-    let split =
-        json!({ "ShardToSplit": whole["ShardId"], "NewStartingHashKey": (u128::MAX / 2).to_string() });
-    stream.call("SplitShard", split).await;
-    stream.active().await;
+    stream.split().await;
     stream.put(updated("3")).await;
 
     let (gateway, _) = bus.replica(&stream).await;

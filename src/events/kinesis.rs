@@ -94,6 +94,12 @@ impl fmt::Display for Stream {
 }
 
 impl Stream {
+    /// Without region and account: one replica may have an ARN where another has a name.
+    fn bare_name(&self) -> &str {
+        let (Self::Name(text) | Self::Arn { arn: text, .. }) = self;
+        text.rsplit_once('/').map_or(text, |(_, name)| name)
+    }
+
     fn name(&self) -> Option<String> {
         match self {
             Self::Name(name) => Some(name.clone()),
@@ -125,7 +131,7 @@ pub async fn follow(
     end: CancellationToken,
 ) {
     let Settings { stream, poll_interval } = settings;
-    let name = format!("kinesis:{stream}");
+    let name = format!("kinesis:{}", stream.bare_name());
     let Some(client) = end.run_until_cancelled(Client::new(stream)).await else { return };
     receiver.participants.observe_followed(&receiver.metrics);
     let reader = Reader { client, name, receiver, accounts, poll_interval };
@@ -336,6 +342,8 @@ mod tests {
             (parsed.region(), parsed.arn().as_deref(), parsed.name()),
             (Some("cn-north-1"), Some(arn), None)
         );
+        let named: Stream = "my.events_1".parse().unwrap();
+        assert_eq!((parsed.bare_name(), named.bare_name()), ("my.events_1", "my.events_1"));
         let too_long = "x".repeat(129);
         for text in [
             "",

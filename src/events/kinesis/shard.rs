@@ -1,5 +1,6 @@
 //! One shard: its turns, and what is done when one fails.
 
+use std::collections::HashSet;
 use std::mem::{self, Discriminant, discriminant};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -47,6 +48,15 @@ pub(super) enum Turn {
     Ended,
     /// The shard is not there.
     Lost,
+}
+
+/// What a record turned out to be.
+#[derive(Debug, PartialEq)]
+enum Weighed<'a> {
+    /// An event of this account.
+    Ours(&'a AccountId, Incoming),
+    /// Nothing to hand on, and as what it counts.
+    Passed(&'static str),
 }
 
 impl Shard {
@@ -108,30 +118,51 @@ impl Shard {
 
     /// Comes back when the record needs no more, however long that takes.
     async fn apply_one(&mut self, record: &Record, reader: &Reader) {
+        match self.weigh(record, &reader.accounts) {
+            Weighed::Ours(account, incoming) => self.hand_on(account, &incoming, reader).await,
+            Weighed::Passed(outcome) => reader.receiver.metrics.event_received(SOURCE.as_str(), outcome),
+        }
+    }
+
+    /// What names no account is the only account's, where there is but one.
+    fn weigh<'a>(&mut self, record: &Record, accounts: &'a HashSet<AccountId>) -> Weighed<'a> {
         let (shard, sequence_number) = (&self.id, &record.sequence_number);
         // What is no text is no JSON either.
         let incoming = cloud_event::decode(str::from_utf8(&record.data).unwrap_or_default());
+        let only = accounts.iter().next().filter(|_| accounts.len() == 1);
         let outcome = match &incoming {
-            Incoming::Participant { account: Some(account), .. } if reader.accounts.contains(account) => {
-                return self.hand_on(account, &incoming, reader).await;
-            }
-            Incoming::Participant { .. } => {
-                debug!(shard, sequence_number, "passed an event of an account that is not configured");
-                "refused"
+            Incoming::Participant { account, .. } => {
+                let named = account.as_ref();
+                match named.map_or(only, |named| accounts.get(named)) {
+                    Some(account) => return Weighed::Ours(account, incoming),
+                    None if named.is_none() => self.pass_over(sequence_number, "data.AccountSid"),
+                    None => {
+                        debug!(
+                            shard,
+                            sequence_number, "passed an event of an account that is not configured"
+                        );
+                        "refused"
+                    }
+                }
             }
             Incoming::Test { id } => {
                 info!(shard, test_id = id.map(tracing::field::display), "Twilio tests the sink");
                 "test"
             }
             Incoming::UnknownType => "unknown_type",
-            Incoming::Undecodable(Undecodable(key)) => {
-                warn!(shard, sequence_number, key, "a record of Kinesis cannot be read, and is passed over");
-                // It may have told of a change.
-                self.has_missed = true;
-                "undecodable"
-            }
+            Incoming::Undecodable(Undecodable(key)) => self.pass_over(sequence_number, key),
         };
-        reader.receiver.metrics.event_received(SOURCE.as_str(), outcome);
+        Weighed::Passed(outcome)
+    }
+
+    fn pass_over(&mut self, sequence_number: &str, key: &str) -> &'static str {
+        warn!(
+            shard = self.id,
+            sequence_number, key, "a record of Kinesis cannot be read, and is passed over"
+        );
+        // It may have told of a change.
+        self.has_missed = true;
+        "undecodable"
     }
 
     async fn hand_on(&self, account: &AccountId, incoming: &Incoming, reader: &Reader) {
@@ -206,7 +237,49 @@ fn backoff(failures: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    const FIRST: &str = "AC00000000000000000000000000000001";
+    const SECOND: &str = "AC00000000000000000000000000000002";
+
+    /// As what the record counts, whose it is, and whether what is cached is to be forgotten.
+    fn weighed(data: &str, accounts: &[&str]) -> (&'static str, Option<String>, bool) {
+        let mut shard = Shard::new(Place::Oldest, "shardId-0".into());
+        let record = Record { sequence_number: "7".into(), data: data.into() };
+        let accounts = accounts.iter().map(|sid| AccountId::parse(sid).unwrap()).collect();
+        let (outcome, account) = match shard.weigh(&record, &accounts) {
+            Weighed::Ours(account, _) => ("ours", Some(account.to_string())),
+            Weighed::Passed(outcome) => (outcome, None),
+        };
+        (outcome, account, shard.has_missed)
+    }
+
+    fn event_of(account: &str) -> String {
+        let data = json!({ "AccountSid": account, "ParticipantSid": "MB1", "ConversationSid": "CH1" });
+        json!({ "type": "com.twilio.conversations.participant.updated", "id": "1", "data": data }).to_string()
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_makes_the_shard_forget_and_no_other_does() {
+        let broken = r#"{"type":"com.twilio.conversations.participant.added","data":"mallory"}"#;
+        for data in ["", "no JSON", "{}", broken] {
+            assert_eq!(weighed(data, &[FIRST]), ("undecodable", None, true), "{data}");
+        }
+        let other = event_of("AC00000000000000000000000000000009");
+        assert_eq!(weighed(&other, &[FIRST]), ("refused", None, false));
+        assert_eq!(weighed(r#"{"type":"com.twilio.other"}"#, &[FIRST]), ("unknown_type", None, false));
+        assert_eq!(weighed(&event_of(SECOND), &[FIRST, SECOND]), ("ours", Some(SECOND.into()), false));
+    }
+
+    #[test]
+    fn an_event_that_names_no_account_is_the_only_ones_or_makes_the_shard_forget() {
+        for sid in ["", "AC0000000000000000000000000000001"] {
+            assert_eq!(weighed(&event_of(sid), &[FIRST]), ("ours", Some(FIRST.into()), false), "{sid}");
+            assert_eq!(weighed(&event_of(sid), &[FIRST, SECOND]), ("undecodable", None, true), "{sid}");
+        }
+    }
 
     #[test]
     fn the_backoff_grows_and_is_bounded() {

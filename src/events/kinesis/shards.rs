@@ -62,7 +62,10 @@ pub(super) struct Plan {
 impl Plan {
     /// With no place known, reading begins now.
     pub(super) fn new(shards: &[Listed], known: &Places) -> Self {
+        // Ids come again in a stream that was deleted and created anew.
+        let is_another = |shard: &Listed| shard.is_open && known.get(&shard.id) == Some(&Place::Ended);
         let place_of = |shard: &Listed| match known.get(&shard.id) {
+            _ if is_another(shard) => Place::Oldest,
             Some(place) => place.clone(),
             None if !known.is_empty() => Place::Oldest,
             None if shard.is_open => Place::Now,
@@ -75,7 +78,8 @@ impl Plan {
             !is_done(&shard.id) && (known.is_empty() || has_begun || shard.parents.iter().all(is_done))
         };
         let readable: Vec<_> = shards.iter().filter(is_readable).map(|shard| shard.id.clone()).collect();
-        let has_lost = known.iter().any(|(id, place)| *place != Place::Ended && !places.contains_key(id));
+        let has_lost = shards.iter().any(is_another)
+            || known.iter().any(|(id, place)| *place != Place::Ended && !places.contains_key(id));
         // A shard that waits for another has no place yet: where that one is known, it would look as if it had begun.
         let waits: HashSet<_> =
             places.keys().filter(|id| !is_done(id) && !readable.contains(id)).cloned().collect();
@@ -180,6 +184,15 @@ mod tests {
             Plan { places: known(&[("b", Place::Oldest)]), readable: vec!["b".into()], has_lost: true }
         );
         assert!(!Plan::new(&shards, &known(&[("a", Place::Ended)])).has_lost);
+    }
+
+    #[test]
+    fn an_open_shard_that_had_ended_is_another_streams_and_is_read_whole() {
+        let plan = Plan::new(&[shard("a", &[], true)], &known(&[("a", Place::Ended)]));
+        assert_eq!(
+            plan,
+            Plan { places: known(&[("a", Place::Oldest)]), readable: vec!["a".into()], has_lost: true }
+        );
     }
 
     #[test]
