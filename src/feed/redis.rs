@@ -137,7 +137,7 @@ impl Redis {
         Ok(if id.is_some() { Published::Told } else { Published::Repeated })
     }
 
-    /// Sends the notice in its turn; it waits while Redis is away.
+    /// Sends the notice in its turn. While Redis is away it waits, unless it tells of what is so now.
     pub(super) fn notify(&self, notice: Notice) {
         let mut notices = self.notices();
         if notices.waiting.len() >= MAX_NOTICES {
@@ -164,8 +164,6 @@ impl Redis {
     }
 
     async fn send_notices(&self) -> Result<Infallible, RedisError> {
-        let unsure = std::mem::take(&mut self.notices().sending);
-        unsure.into_iter().for_each(|notice| self.notify(notice));
         loop {
             while let Some(batch) = self.next_notices() {
                 for notice in batch {
@@ -179,10 +177,22 @@ impl Redis {
         }
     }
 
+    /// What the last session left behind. That a source was alive is no news any more, and would be read as if it were.
+    fn take_up_notices(&self) {
+        let mut notices = self.notices();
+        let unsure = std::mem::take(&mut notices.sending);
+        notices.waiting.extend(unsure);
+        notices
+            .waiting
+            .retain(|notice| !matches!(notice, Notice::Delivered { .. } | Notice::Followed { .. }));
+    }
+
     fn next_notices(&self) -> Option<Vec<Notice>> {
         let mut notices = self.notices();
         let batch: Vec<_> = notices.waiting.iter().take(NOTICE_BATCH).cloned().collect();
-        notices.waiting.retain(|notice| !batch.contains(notice));
+        for notice in &batch {
+            notices.waiting.remove(notice);
+        }
         notices.sending.clone_from(&batch);
         (!batch.is_empty()).then_some(batch)
     }
@@ -229,6 +239,7 @@ impl Redis {
 
     async fn begin_session(&self) -> Result<Session, RedisError> {
         let session = Session { connection: self.connect(PATIENCE).await?, broken: CancellationToken::new() };
+        self.take_up_notices();
         *self.held_session() = Some(session.clone());
         Ok(session)
     }
@@ -288,4 +299,40 @@ impl fmt::Debug for Redis {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{AccountId, ApiVersion, Segment};
+
+    #[test]
+    fn a_new_session_tells_of_writes_but_not_that_a_source_was_alive() {
+        let settings = RedisSettings {
+            url: RedisUrlSource::Value("redis://localhost".parse().unwrap()),
+            key_prefix: "test".into(),
+            max_len: 1,
+            retention: Duration::from_secs(1),
+        };
+        let redis = Redis::new(settings, Metrics::new(None).unwrap());
+        let account = AccountId::parse("AC00000000000000000000000000000000").unwrap();
+        let written = |id: &str| Notice::Written {
+            account: account.clone(),
+            conversation: Segment::parse(id).unwrap(),
+            people: false,
+        };
+        let of_sources = [
+            Notice::Delivered { account: account.clone(), version: ApiVersion::V1 },
+            Notice::Followed { behind: Duration::ZERO },
+        ];
+        let notify =
+            |id: &str| of_sources.iter().cloned().chain([written(id)]).for_each(|one| redis.notify(one));
+        notify("CH1");
+        assert_eq!(redis.next_notices().map(|batch| batch.len()), Some(3), "they are being sent");
+        notify("CH2");
+        redis.take_up_notices();
+        let batch: HashSet<_> = redis.next_notices().unwrap_or_default().into_iter().collect();
+        assert_eq!(batch, HashSet::from([written("CH1"), written("CH2")]));
+        assert_eq!(redis.next_notices(), None);
+    }
 }
