@@ -439,9 +439,10 @@ with_redis! {
         let mut gateway = current_replica(fake, link.address, BY_EVENTS).await;
         let peer = Peer::of(redis.address()).await;
         let mut watcher = watch(&gateway, "").await;
-        // An event that another replica was sent tells this one, too, that events arrive.
         peer.publish("EZ0").await;
         assert_eq!(watcher.event().await.id, "EZ0");
+        // A delivery that reached another replica whole tells this one, too, that events arrive.
+        peer.feed.notify(Notice::Delivered { account: account(), version: ApiVersion::V1 });
         cached(&mut gateway, Face::V1).await;
 
         link.cut().await;
@@ -461,6 +462,21 @@ with_redis! {
         link.heal().await;
         assert_eq!(watcher.ids(2).await, ["EZ1", "EZ2"]);
         cached(&mut gateway, Face::V1).await;
+    }
+
+    async fn a_replica_that_begins_later_relies_on_deliveries_and_not_on_events() {
+        let (redis, (fake, _end)) = (Redis::start(), sandbox(Default::default()).await);
+        let peer = Peer::of(redis.address()).await;
+        peer.publish("EZ0").await;
+        let mut early = current_replica(fake, redis.address(), BY_EVENTS).await;
+        for _ in 0..2 {
+            let (_, status) = early.get(Face::V1.get()).await.unwrap();
+            assert_ne!(status, CacheStatus::Hit, "the delivery of the event may have failed in part");
+        }
+        peer.feed.notify(Notice::Delivered { account: account(), version: ApiVersion::V1 });
+        until(async || redis.cli(&["XRANGE", STREAM, "-", "+"]).contains("delivered")).await;
+        let mut late = current_replica(fake, redis.address(), BY_EVENTS).await;
+        cached(&mut late, Face::V1).await;
     }
 
     async fn a_replica_that_missed_what_is_gone_forgets_everything_and_says_so() {

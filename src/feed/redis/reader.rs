@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::entry::{self, Entry};
 use super::{PATIENCE, Redis, Session};
-use crate::feed::{Event, Feed, Heard, Notice, Position, now};
+use crate::feed::{Feed, Heard, Notice, Position, now};
 
 /// So long Redis holds the answer back where there is nothing to tell. It bounds how late a hung one is noticed.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -162,15 +162,12 @@ impl<H: Fn(Heard<'_>, Duration) + Send + Sync> Reader<'_, H> {
         for entry in newest_first.iter().rev() {
             let (position, entry) = entry::read(entry)?;
             match entry {
-                Entry::Event(event) => {
-                    let Event { account, version, .. } = &*event;
-                    let delivered = Notice::Delivered { account: account.clone(), version: *version };
-                    (self.hear)(Heard::Notice(&delivered), age(position));
-                    events.push((position, event));
-                }
-                Entry::Notice { notice: notice @ Notice::Delivered { .. }, .. } => {
-                    (self.hear)(Heard::Notice(&notice), age(position));
-                }
+                Entry::Event(event) => events.push((position, event)),
+                // Only who verified a delivery can say that a source is alive: an event may come from a broken one.
+                Entry::Notice {
+                    notice: notice @ (Notice::Delivered { .. } | Notice::Followed { .. }),
+                    ..
+                } => (self.hear)(Heard::Notice(&notice), age(position)),
                 Entry::Gap => (after, events) = (position, Vec::new()),
                 Entry::Notice { .. } | Entry::Unknown => {}
             }
