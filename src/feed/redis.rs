@@ -8,6 +8,7 @@ mod lease;
 mod reader;
 mod settings;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::fmt;
@@ -19,6 +20,7 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation,
 };
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -36,15 +38,19 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const MAX_NOTICES: usize = 10_000;
 /// So many go to Redis at once.
 const NOTICE_BATCH: usize = 100;
+/// So long it is remembered at least which events came: Twilio repeats a delivery for four hours.
+const SEEN_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Twilio's ids are far shorter. Of a longer one the key holds a hash.
+const LONGEST_SEEN_ID: usize = 128;
 const LONGEST_TRIM_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Adds an entry unless its id was seen. The id is noted last: noted first, it would be lost with the entry where there
 /// is no memory for that. The stream's own lifetime lets it go where no gateway is left to trim it.
 const ADD: &str = r"
     if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 1 then return false end
-    local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, 3))
+    local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, 4))
     redis.call('PEXPIRE', KEYS[1], ARGV[1])
-    if KEYS[2] then redis.call('SET', KEYS[2], '', 'PX', ARGV[1]) end
+    if KEYS[2] then redis.call('SET', KEYS[2], '', 'PX', ARGV[3]) end
     return id";
 
 /// Lets go what is too old, by Redis's own clock. Exactly: what is kept by `~` can be kept for ever.
@@ -128,10 +134,7 @@ impl Redis {
     /// Puts the event into the stream; the reader tells it, here as everywhere.
     pub(super) async fn publish(&self, event: &Event) -> Result<Published, NotPublished> {
         let fields = entry::of_event(event);
-        let seen = (!event.event.id.is_empty()).then(|| {
-            let Event { account, version, event } = event;
-            self.key(&format!("seen:{account}:{version}:{}", event.id))
-        });
+        let seen = (!event.event.id.is_empty()).then(|| self.seen_key(event));
         let id: Option<String> =
             self.run(&self.add(seen.as_deref(), &fields)).await.map_err(|_| NotPublished)?;
         Ok(if id.is_some() { Published::Told } else { Published::Repeated })
@@ -215,7 +218,8 @@ impl Redis {
         seen.into_iter().for_each(|seen| {
             add.key(seen);
         });
-        add.arg(millis(self.0.settings.retention)).arg(self.0.settings.max_len);
+        let retention = self.0.settings.retention;
+        add.arg(millis(retention)).arg(self.0.settings.max_len).arg(millis(SEEN_FOR.max(retention)));
         for (name, value) in fields {
             add.arg(name).arg(value);
         }
@@ -259,6 +263,16 @@ impl Redis {
 
     fn stream(&self) -> String {
         self.key("events")
+    }
+
+    fn seen_key(&self, Event { account, version, event }: &Event) -> String {
+        let id = if event.id.len() > LONGEST_SEEN_ID {
+            let hash = Sha256::digest(&event.id);
+            Cow::Owned(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+        } else {
+            Cow::Borrowed(event.id.as_str())
+        };
+        self.key(&format!("seen:{account}:{version}:{id}"))
     }
 
     /// All keys are of one hash slot: a cluster runs no script over several.

@@ -579,10 +579,27 @@ with_redis! {
         let _gateway = current_replica(fake, redis.address(), &[]).await;
         until(async || redis.cli(&["XRANGE", STREAM, "-", "+"]).is_empty()).await;
         Peer::of(redis.address()).await.publish("EZ1").await;
-        for key in redis.cli(&["KEYS", "*"]).lines() {
+        let keys = redis.cli(&["KEYS", "*"]);
+        assert_eq!(keys.lines().count(), 2, "{keys}");
+        for key in keys.lines() {
+            let time = if key == STREAM { 3600 } else { 24 * 3600 };
             let left: i64 = redis.cli(&["TTL", key]).parse().unwrap();
-            assert!((3500..=3600).contains(&left), "{key} leaves in {left} s");
+            assert!((time - 100..=time).contains(&left), "{key} leaves in {left} s");
         }
+    }
+
+    async fn an_event_is_told_once_however_long_its_id_is() {
+        let redis = Redis::start();
+        let peer = Peer::of(redis.address()).await;
+        let mut ids = [127, 128, 129, 10_000].map(|length| "x".repeat(length));
+        for id in &ids {
+            assert_eq!(peer.publish(id).await, Published::Told);
+            assert_eq!(peer.publish(id).await, Published::Repeated);
+        }
+        ids[3].replace_range(9_999.., "y");
+        assert_eq!(peer.publish(&ids[3]).await, Published::Told, "only the end differs");
+        let keys = redis.cli(&["KEYS", "*seen*"]);
+        assert!(keys.lines().all(|key| key.len() < 256), "{keys}");
     }
 
     async fn a_write_leaves_nothing_in_redis_that_tells_of_whom() {
