@@ -4,10 +4,14 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use participant_gateway::app::Stop;
-use participant_gateway::feed::{Event, Feed, LeaseError, Notice, Published, RedisSettings, RedisUrlSource};
+use participant_gateway::feed::{
+    Event, Feed, Heard, LeaseError, Notice, Published, RedisSettings, RedisUrlSource,
+};
 use participant_gateway::ids::{AccountId, ApiVersion, Segment};
 use participant_gateway::proto::*;
 use participant_gateway::sandbox;
@@ -196,6 +200,10 @@ struct Peer {
 
 impl Peer {
     async fn of(redis: SocketAddr) -> Self {
+        Self::hearing(redis, |_| {}).await
+    }
+
+    async fn hearing(redis: SocketAddr, hear: impl Fn(Heard<'_>) + Send + Sync + 'static) -> Self {
         let settings = RedisSettings {
             url: RedisUrlSource::Value(format!("redis://{redis}").parse().unwrap()),
             key_prefix: "participant-gateway".into(),
@@ -205,7 +213,7 @@ impl Peer {
         let feed = Feed::shared(10_000, settings, Metrics::new(None).unwrap());
         let (following, end) = (feed.clone(), CancellationToken::new());
         let ended = end.clone();
-        tokio::spawn(async move { following.follow(|_, _| {}, ended).await });
+        tokio::spawn(async move { following.follow(|heard, _| hear(heard), ended).await });
         let peer = Self { feed, _end: end.drop_guard() };
         until(async || peer.is_connected().await).await;
         peer
@@ -502,6 +510,30 @@ with_redis! {
         }
         assert_eq!(watcher.end().await, (Code::Aborted, "WATCH_LAGGED".into()));
         assert_eq!(refusal(&mut gateway, &token).await, expired());
+    }
+
+    async fn a_replica_that_was_stopped_for_long_looks_for_what_it_missed() {
+        let redis = Arc::new(Redis::start());
+        let (has_stopped, has_forgotten) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (stopped, forgets, bus) = (has_stopped.clone(), has_forgotten.clone(), redis.clone());
+        let peer = Peer::hearing(redis.address(), move |heard| match heard {
+            Heard::Event(_) => {
+                // As a process that is stopped: nothing else runs in this thread meanwhile.
+                for _ in 0..2 {
+                    bus.cli(&["XADD", STREAM, "*", "kind", "followed", "behind", "1", "from", "another"]);
+                }
+                bus.cli(&["XTRIM", STREAM, "MAXLEN", "1"]);
+                std::thread::sleep(Duration::from_secs(6));
+                stopped.store(true, Ordering::SeqCst);
+            }
+            Heard::Notice(Notice::Everything) => {
+                forgets.store(stopped.load(Ordering::SeqCst), Ordering::SeqCst);
+            }
+            Heard::Notice(_) => {}
+        })
+        .await;
+        let _ = peer.feed.publish(added("EZ1")).await;
+        until(async || has_forgotten.load(Ordering::SeqCst)).await;
     }
 
     async fn a_redis_that_comes_back_without_its_data_makes_all_forget_everything() {
