@@ -8,6 +8,7 @@ mod lease;
 mod reader;
 mod settings;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::fmt;
@@ -19,6 +20,7 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, Script, ScriptInvocation,
 };
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -36,15 +38,19 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const MAX_NOTICES: usize = 10_000;
 /// So many go to Redis at once.
 const NOTICE_BATCH: usize = 100;
+/// So long it is remembered at least which events came: Twilio repeats a delivery for four hours.
+const SEEN_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Twilio's ids are far shorter. Of a longer one the key holds a hash.
+const LONGEST_SEEN_ID: usize = 128;
 const LONGEST_TRIM_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Adds an entry unless its id was seen. The id is noted last: noted first, it would be lost with the entry where there
 /// is no memory for that. The stream's own lifetime lets it go where no gateway is left to trim it.
 const ADD: &str = r"
     if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 1 then return false end
-    local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, 3))
+    local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, 4))
     redis.call('PEXPIRE', KEYS[1], ARGV[1])
-    if KEYS[2] then redis.call('SET', KEYS[2], '', 'PX', ARGV[1]) end
+    if KEYS[2] then redis.call('SET', KEYS[2], '', 'PX', ARGV[3]) end
     return id";
 
 /// Lets go what is too old, by Redis's own clock. Exactly: what is kept by `~` can be kept for ever.
@@ -129,16 +135,13 @@ impl Redis {
     /// Puts the event into the stream; the reader tells it, here as everywhere.
     pub(super) async fn publish(&self, event: &Event) -> Result<Published, NotPublished> {
         let fields = entry::of_event(event);
-        let seen = (!event.event.id.is_empty()).then(|| {
-            let Event { account, version, event } = event;
-            self.key(&format!("seen:{account}:{version}:{}", event.id))
-        });
+        let seen = (!event.event.id.is_empty()).then(|| self.seen_key(event));
         let id: Option<String> =
             self.run(&self.add(seen.as_deref(), &fields)).await.map_err(|_| NotPublished)?;
         Ok(if id.is_some() { Published::Told } else { Published::Repeated })
     }
 
-    /// Sends the notice in its turn; it waits while Redis is away.
+    /// Sends the notice in its turn. While Redis is away it waits, unless it tells of what is so now.
     pub(super) fn notify(&self, notice: Notice) {
         let mut notices = self.notices();
         if notices.waiting.len() >= MAX_NOTICES {
@@ -165,8 +168,6 @@ impl Redis {
     }
 
     async fn send_notices(&self) -> Result<Infallible, RedisError> {
-        let unsure = std::mem::take(&mut self.notices().sending);
-        unsure.into_iter().for_each(|notice| self.notify(notice));
         loop {
             while let Some(batch) = self.next_notices() {
                 for notice in batch {
@@ -180,10 +181,22 @@ impl Redis {
         }
     }
 
+    /// What the last session left behind. That a source was alive is no news any more, and would be read as if it were.
+    fn take_up_notices(&self) {
+        let mut notices = self.notices();
+        let unsure = std::mem::take(&mut notices.sending);
+        notices.waiting.extend(unsure);
+        notices
+            .waiting
+            .retain(|notice| !matches!(notice, Notice::Delivered { .. } | Notice::Followed { .. }));
+    }
+
     fn next_notices(&self) -> Option<Vec<Notice>> {
         let mut notices = self.notices();
         let batch: Vec<_> = notices.waiting.iter().take(NOTICE_BATCH).cloned().collect();
-        notices.waiting.retain(|notice| !batch.contains(notice));
+        for notice in &batch {
+            notices.waiting.remove(notice);
+        }
         notices.sending.clone_from(&batch);
         (!batch.is_empty()).then_some(batch)
     }
@@ -206,7 +219,8 @@ impl Redis {
         seen.into_iter().for_each(|seen| {
             add.key(seen);
         });
-        add.arg(millis(self.0.settings.retention)).arg(self.0.settings.max_len);
+        let retention = self.0.settings.retention;
+        add.arg(millis(retention)).arg(self.0.settings.max_len).arg(millis(SEEN_FOR.max(retention)));
         for (name, value) in fields {
             add.arg(name).arg(value);
         }
@@ -230,6 +244,7 @@ impl Redis {
 
     async fn begin_session(&self) -> Result<Session, RedisError> {
         let session = Session { connection: self.connect(PATIENCE).await?, broken: CancellationToken::new() };
+        self.take_up_notices();
         *self.held_session() = Some(session.clone());
         Ok(session)
     }
@@ -249,6 +264,16 @@ impl Redis {
 
     fn stream(&self) -> String {
         self.key("events")
+    }
+
+    fn seen_key(&self, Event { account, version, event }: &Event) -> String {
+        let id = if event.id.len() > LONGEST_SEEN_ID {
+            let hash = Sha256::digest(&event.id);
+            Cow::Owned(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+        } else {
+            Cow::Borrowed(event.id.as_str())
+        };
+        self.key(&format!("seen:{account}:{version}:{id}"))
     }
 
     /// All keys are of one hash slot: a cluster runs no script over several.
@@ -291,4 +316,40 @@ impl fmt::Debug for Redis {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{AccountId, ApiVersion, Segment};
+
+    #[test]
+    fn a_new_session_tells_of_writes_but_not_that_a_source_was_alive() {
+        let settings = RedisSettings {
+            url: RedisUrlSource::Value("redis://localhost".parse().unwrap()),
+            key_prefix: "test".into(),
+            max_len: 1,
+            retention: Duration::from_secs(1),
+        };
+        let redis = Redis::new(settings, Metrics::new(None).unwrap());
+        let account = AccountId::parse("AC00000000000000000000000000000000").unwrap();
+        let written = |id: &str| Notice::Written {
+            account: account.clone(),
+            conversation: Segment::parse(id).unwrap(),
+            people: false,
+        };
+        let of_sources = [
+            Notice::Delivered { account: account.clone(), version: ApiVersion::V1 },
+            Notice::Followed { behind: Duration::ZERO },
+        ];
+        let notify =
+            |id: &str| of_sources.iter().cloned().chain([written(id)]).for_each(|one| redis.notify(one));
+        notify("CH1");
+        assert_eq!(redis.next_notices().map(|batch| batch.len()), Some(3), "they are being sent");
+        notify("CH2");
+        redis.take_up_notices();
+        let batch: HashSet<_> = redis.next_notices().unwrap_or_default().into_iter().collect();
+        assert_eq!(batch, HashSet::from([written("CH1"), written("CH2")]));
+        assert_eq!(redis.next_notices(), None);
+    }
 }

@@ -4,10 +4,14 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use participant_gateway::app::Stop;
-use participant_gateway::feed::{Event, Feed, LeaseError, Notice, Published, RedisSettings, RedisUrlSource};
+use participant_gateway::feed::{
+    Event, Feed, Heard, LeaseError, Notice, Published, RedisSettings, RedisUrlSource,
+};
 use participant_gateway::ids::{AccountId, ApiVersion, Segment};
 use participant_gateway::proto::*;
 use participant_gateway::sandbox;
@@ -196,6 +200,10 @@ struct Peer {
 
 impl Peer {
     async fn of(redis: SocketAddr) -> Self {
+        Self::hearing(redis, |_| {}).await
+    }
+
+    async fn hearing(redis: SocketAddr, hear: impl Fn(Heard<'_>) + Send + Sync + 'static) -> Self {
         let settings = RedisSettings {
             url: RedisUrlSource::Value(format!("redis://{redis}").parse().unwrap()),
             key_prefix: "participant-gateway".into(),
@@ -205,7 +213,7 @@ impl Peer {
         let feed = Feed::shared(10_000, settings, Metrics::new(None).unwrap());
         let (following, end) = (feed.clone(), CancellationToken::new());
         let ended = end.clone();
-        tokio::spawn(async move { following.follow(|_, _| {}, ended).await });
+        tokio::spawn(async move { following.follow(|heard, _| hear(heard), ended).await });
         let peer = Self { feed, _end: end.drop_guard() };
         until(async || peer.is_connected().await).await;
         peer
@@ -439,9 +447,10 @@ with_redis! {
         let mut gateway = current_replica(fake, link.address, BY_EVENTS).await;
         let peer = Peer::of(redis.address()).await;
         let mut watcher = watch(&gateway, "").await;
-        // An event that another replica was sent tells this one, too, that events arrive.
         peer.publish("EZ0").await;
         assert_eq!(watcher.event().await.id, "EZ0");
+        // A delivery that reached another replica whole tells this one, too, that events arrive.
+        peer.feed.notify(Notice::Delivered { account: account(), version: ApiVersion::V1 });
         cached(&mut gateway, Face::V1).await;
 
         link.cut().await;
@@ -461,6 +470,21 @@ with_redis! {
         link.heal().await;
         assert_eq!(watcher.ids(2).await, ["EZ1", "EZ2"]);
         cached(&mut gateway, Face::V1).await;
+    }
+
+    async fn a_replica_that_begins_later_relies_on_deliveries_and_not_on_events() {
+        let (redis, (fake, _end)) = (Redis::start(), sandbox(Default::default()).await);
+        let peer = Peer::of(redis.address()).await;
+        peer.publish("EZ0").await;
+        let mut early = current_replica(fake, redis.address(), BY_EVENTS).await;
+        for _ in 0..2 {
+            let (_, status) = early.get(Face::V1.get()).await.unwrap();
+            assert_ne!(status, CacheStatus::Hit, "the delivery of the event may have failed in part");
+        }
+        peer.feed.notify(Notice::Delivered { account: account(), version: ApiVersion::V1 });
+        until(async || redis.cli(&["XRANGE", STREAM, "-", "+"]).contains("delivered")).await;
+        let mut late = current_replica(fake, redis.address(), BY_EVENTS).await;
+        cached(&mut late, Face::V1).await;
     }
 
     async fn a_replica_that_missed_what_is_gone_forgets_everything_and_says_so() {
@@ -486,6 +510,30 @@ with_redis! {
         }
         assert_eq!(watcher.end().await, (Code::Aborted, "WATCH_LAGGED".into()));
         assert_eq!(refusal(&mut gateway, &token).await, expired());
+    }
+
+    async fn a_replica_that_was_stopped_for_long_looks_for_what_it_missed() {
+        let redis = Arc::new(Redis::start());
+        let (has_stopped, has_forgotten) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (stopped, forgets, bus) = (has_stopped.clone(), has_forgotten.clone(), redis.clone());
+        let peer = Peer::hearing(redis.address(), move |heard| match heard {
+            Heard::Event(_) => {
+                // As a process that is stopped: nothing else runs in this thread meanwhile.
+                for _ in 0..2 {
+                    bus.cli(&["XADD", STREAM, "*", "kind", "followed", "behind", "1", "from", "another"]);
+                }
+                bus.cli(&["XTRIM", STREAM, "MAXLEN", "1"]);
+                std::thread::sleep(Duration::from_secs(6));
+                stopped.store(true, Ordering::SeqCst);
+            }
+            Heard::Notice(Notice::Everything) => {
+                forgets.store(stopped.load(Ordering::SeqCst), Ordering::SeqCst);
+            }
+            Heard::Notice(_) => {}
+        })
+        .await;
+        let _ = peer.feed.publish(added("EZ1")).await;
+        until(async || has_forgotten.load(Ordering::SeqCst)).await;
     }
 
     async fn a_redis_that_comes_back_without_its_data_makes_all_forget_everything() {
@@ -563,10 +611,27 @@ with_redis! {
         let _gateway = current_replica(fake, redis.address(), &[]).await;
         until(async || redis.cli(&["XRANGE", STREAM, "-", "+"]).is_empty()).await;
         Peer::of(redis.address()).await.publish("EZ1").await;
-        for key in redis.cli(&["KEYS", "*"]).lines() {
+        let keys = redis.cli(&["KEYS", "*"]);
+        assert_eq!(keys.lines().count(), 2, "{keys}");
+        for key in keys.lines() {
+            let time = if key == STREAM { 3600 } else { 24 * 3600 };
             let left: i64 = redis.cli(&["TTL", key]).parse().unwrap();
-            assert!((3500..=3600).contains(&left), "{key} leaves in {left} s");
+            assert!((time - 100..=time).contains(&left), "{key} leaves in {left} s");
         }
+    }
+
+    async fn an_event_is_told_once_however_long_its_id_is() {
+        let redis = Redis::start();
+        let peer = Peer::of(redis.address()).await;
+        let mut ids = [127, 128, 129, 10_000].map(|length| "x".repeat(length));
+        for id in &ids {
+            assert_eq!(peer.publish(id).await, Published::Told);
+            assert_eq!(peer.publish(id).await, Published::Repeated);
+        }
+        ids[3].replace_range(9_999.., "y");
+        assert_eq!(peer.publish(&ids[3]).await, Published::Told, "only the end differs");
+        let keys = redis.cli(&["KEYS", "*seen*"]);
+        assert!(keys.lines().all(|key| key.len() < 256), "{keys}");
     }
 
     async fn a_write_leaves_nothing_in_redis_that_tells_of_whom() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::streams::{StreamId, StreamRangeReply, StreamReadReply};
-use ::redis::{RedisError, cmd};
+use ::redis::{ErrorKind, RedisError, cmd};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -16,10 +16,12 @@ use uuid::Uuid;
 
 use super::entry::{self, Entry};
 use super::{PATIENCE, Redis, Session};
-use crate::feed::{Event, Feed, Heard, Notice, Position, now};
+use crate::feed::{Feed, Heard, Notice, Position, now};
 
 /// So long Redis holds the answer back where there is nothing to tell. It bounds how late a hung one is noticed.
 const BLOCK: Duration = Duration::from_secs(1);
+/// Who heard nothing for so long was stopped, and what it had not read may have left the stream.
+const LONGEST_SILENCE: Duration = Duration::from_secs(5);
 const BATCH: usize = 256;
 /// Entries per request of what is loaded at the start.
 const PAGE: usize = 1000;
@@ -53,6 +55,8 @@ struct Reader<'a, H> {
     hear: H,
     /// The entry that was read last.
     read: Option<Position>,
+    /// When Redis answered last.
+    answered: Instant,
 }
 
 /// Follows the stream until the token is cancelled, however often Redis goes away and comes back. What `hear` is told is
@@ -66,7 +70,7 @@ pub(in crate::feed) async fn follow(
     if redis.0.settings.url.is_readable_on_the_way() {
         warn!("events travel to Redis readable, and PII with them: rediss:// would hide them");
     }
-    let mut reader = Reader { feed, redis, hear, read: None };
+    let mut reader = Reader { feed, redis, hear, read: None, answered: Instant::now() };
     let (mut pause, mut is_away) = (SHORTEST_PAUSE, false);
     loop {
         let began = Instant::now();
@@ -136,6 +140,7 @@ impl<H: Fn(Heard<'_>, Duration) + Send + Sync> Reader<'_, H> {
         let mut locate = self.redis.0.scripts.locate.key(self.redis.stream());
         locate.arg(self.read.map(|read| read.to_string()).unwrap_or_default());
         let (found, id): (String, String) = locate.invoke_async(connection).await?;
+        self.answered = Instant::now();
         let place = match found.as_str() {
             "kept" => return Ok(()),
             "unread" => return self.load(connection, &id).await,
@@ -162,15 +167,12 @@ impl<H: Fn(Heard<'_>, Duration) + Send + Sync> Reader<'_, H> {
         for entry in newest_first.iter().rev() {
             let (position, entry) = entry::read(entry)?;
             match entry {
-                Entry::Event(event) => {
-                    let Event { account, version, .. } = &*event;
-                    let delivered = Notice::Delivered { account: account.clone(), version: *version };
-                    (self.hear)(Heard::Notice(&delivered), age(position));
-                    events.push((position, event));
-                }
-                Entry::Notice { notice: notice @ Notice::Delivered { .. }, .. } => {
-                    (self.hear)(Heard::Notice(&notice), age(position));
-                }
+                Entry::Event(event) => events.push((position, event)),
+                // Only who verified a delivery can say that a source is alive: an event may come from a broken one.
+                Entry::Notice {
+                    notice: notice @ (Notice::Delivered { .. } | Notice::Followed { .. }),
+                    ..
+                } => (self.hear)(Heard::Notice(&notice), age(position)),
                 Entry::Gap => (after, events) = (position, Vec::new()),
                 Entry::Notice { .. } | Entry::Unknown => {}
             }
@@ -217,6 +219,11 @@ impl<H: Fn(Heard<'_>, Duration) + Send + Sync> Reader<'_, H> {
         }
         read.arg("STREAMS").arg(self.redis.stream()).arg(self.read.unwrap_or_default().to_string());
         let reply: Option<StreamReadReply> = read.query_async(connection).await?;
+        // Before any of it is applied: the next session looks for a gap from the entry that was read last.
+        let silence = std::mem::replace(&mut self.answered, Instant::now()).elapsed();
+        if silence > LONGEST_SILENCE {
+            return Err((ErrorKind::Io, "it was not read for too long").into());
+        }
         let entries: Vec<_> =
             reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids).collect();
         for entry in &entries {
@@ -253,7 +260,7 @@ impl<H: Fn(Heard<'_>, Duration) + Send + Sync> Reader<'_, H> {
 
 async fn broken(session: Session) -> Result<Infallible, RedisError> {
     session.broken.cancelled().await;
-    Err((::redis::ErrorKind::Io, "a command failed").into())
+    Err((ErrorKind::Io, "a command failed").into())
 }
 
 /// By two clocks, Redis's and this one.
