@@ -1,7 +1,9 @@
 //! What a watcher is told, how it goes on after a break, and how its stream ends.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use participant_gateway::app::Stop;
 use participant_gateway::proto::participant_service_client::ParticipantServiceClient;
 use participant_gateway::proto::*;
@@ -32,6 +34,37 @@ async fn refused(gateway: &Gateway, request: WatchParticipantsRequest) -> Status
         Err(status) => status,
         Ok(stream) => stream.into_inner().message().await.unwrap_err(),
     }
+}
+
+/// So many events.
+const EVENTS: usize = 60;
+
+async fn deliver_all(gateway: &Gateway, face: Face, ids: &[String]) {
+    // v1 sends many at once.
+    let size = if face == Face::V1 { 7 } else { 1 };
+    for batch in ids.chunks(size) {
+        if let [id] = batch {
+            Event::new(face, id).deliver(gateway).await;
+            continue;
+        }
+        let events: Vec<_> = batch.iter().map(|id| Event::new(face, id).json()).collect();
+        let batch = Delivery::new(Value::from(events).to_string(), sandbox::AUTH_TOKEN);
+        assert_eq!(batch.post(gateway).await, 200);
+    }
+}
+
+/// All ids that a watcher is told which stays for so many events at a time, and its last token.
+async fn come_and_go(gateway: &Gateway, token: &str, stay: usize) -> (Vec<String>, String) {
+    let (mut ids, mut token) = (Vec::new(), token.to_owned());
+    while ids.len() < EVENTS {
+        let mut watcher = Watcher::with(gateway, resumed(&token)).await;
+        for _ in 0..stay.min(EVENTS - ids.len()) {
+            let (event, after) = watcher.told().await;
+            ids.push(event.id);
+            token = after;
+        }
+    }
+    (ids, token)
 }
 
 on_both_versions! {
@@ -119,6 +152,28 @@ on_both_versions! {
         deliver(&gateway, face, &["2"]).await;
         assert_eq!(Watcher::with(&gateway, resumed(&begin)).await.ids(2).await, ["1", "2"]);
         assert_eq!(Watcher::with(&gateway, resumed(&moved)).await.ids(1).await, ["2"]);
+    }
+
+    /// They come from several sides at once, in disorder and some of them twice, while watchers break off and resume.
+    async fn each_watcher_is_told_each_event_once_however_they_come(face) {
+        let gateway = listening("").await;
+        let mut ids: Vec<_> = (0..EVENTS).chain((0..EVENTS).step_by(20)).map(|number| number.to_string()).collect();
+        fastrand::shuffle(&mut ids);
+        let stream = gateway.client.clone().watch_participants(WatchParticipantsRequest::default()).await;
+        let token = stream.unwrap().into_inner().message().await.unwrap().unwrap().resume_token;
+        let sending = async {
+            let quarter = ids.len() / 4 + 1;
+            join_all(ids.chunks(quarter).map(|ids| deliver_all(&gateway, face, ids))).await;
+        };
+        let watching = join_all([1, 7, 25].map(|stay| come_and_go(&gateway, &token, stay)));
+        let ((), told) = tokio::join!(sending, watching);
+        let distinct: HashSet<_> = told[0].0.iter().collect();
+        assert_eq!(distinct.len(), EVENTS, "{:?}", told[0].0);
+        deliver(&gateway, face, &["last"]).await;
+        for (ids, token) in &told {
+            assert_eq!(ids, &told[0].0);
+            assert_eq!(Watcher::with(&gateway, resumed(token)).await.event().await.id, "last");
+        }
     }
 
     async fn what_is_no_longer_kept_cannot_be_resumed_from(face) {
