@@ -37,7 +37,7 @@ async fn refused(gateway: &Gateway, request: WatchParticipantsRequest) -> Status
 }
 
 /// So many events.
-const COUNT: usize = 60;
+const EVENTS: usize = 60;
 
 async fn deliver_all(gateway: &Gateway, face: Face, ids: &[String]) {
     // v1 sends many at once.
@@ -56,9 +56,9 @@ async fn deliver_all(gateway: &Gateway, face: Face, ids: &[String]) {
 /// All ids that a watcher is told which stays for so many events at a time, and its last token.
 async fn come_and_go(gateway: &Gateway, token: &str, stay: usize) -> (Vec<String>, String) {
     let (mut ids, mut token) = (Vec::new(), token.to_owned());
-    while ids.len() < COUNT {
+    while ids.len() < EVENTS {
         let mut watcher = Watcher::with(gateway, resumed(&token)).await;
-        for _ in 0..stay.min(COUNT - ids.len()) {
+        for _ in 0..stay.min(EVENTS - ids.len()) {
             let (event, after) = watcher.told().await;
             ids.push(event.id);
             token = after;
@@ -157,7 +157,7 @@ on_both_versions! {
     /// They come from several sides at once, in disorder and some of them twice, while watchers break off and resume.
     async fn each_watcher_is_told_each_event_once_however_they_come(face) {
         let gateway = listening("").await;
-        let mut ids: Vec<_> = (0..COUNT).chain((0..COUNT).step_by(20)).map(|number| number.to_string()).collect();
+        let mut ids: Vec<_> = (0..EVENTS).chain((0..EVENTS).step_by(20)).map(|number| number.to_string()).collect();
         fastrand::shuffle(&mut ids);
         let stream = gateway.client.clone().watch_participants(WatchParticipantsRequest::default()).await;
         let token = stream.unwrap().into_inner().message().await.unwrap().unwrap().resume_token;
@@ -168,7 +168,7 @@ on_both_versions! {
         let watching = join_all([1, 7, 25].map(|stay| come_and_go(&gateway, &token, stay)));
         let ((), told) = tokio::join!(sending, watching);
         let distinct: HashSet<_> = told[0].0.iter().collect();
-        assert_eq!(distinct.len(), COUNT, "{:?}", told[0].0);
+        assert_eq!(distinct.len(), EVENTS, "{:?}", told[0].0);
         deliver(&gateway, face, &["last"]).await;
         for (ids, token) in &told {
             assert_eq!(ids, &told[0].0);
