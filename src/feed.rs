@@ -20,7 +20,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::redis::Redis;
-pub use self::redis::{BadRedisUrl, Lease, LeaseError, RedisSettings, RedisUrl, RedisUrlSource};
+pub use self::redis::{
+    BadRedisUrl, IdentifiedRequest, Lease, LeaseError, RedisSettings, RedisUrl, RedisUrlSource, RequestClaim,
+    RequestTicket,
+};
 use crate::ids::{AccountId, ApiVersion, Segment};
 use crate::proto::ParticipantEvent;
 use crate::telemetry::Metrics;
@@ -201,6 +204,14 @@ impl Feed {
     pub async fn flush(&self) {
         if let Some(redis) = &self.shared.redis {
             redis.flush().await;
+        }
+    }
+
+    /// Asks whether this replica is the first of all with the request. Without a bus it is, and while Redis is away.
+    pub async fn claim(&self, request: IdentifiedRequest) -> RequestClaim {
+        match &self.shared.redis {
+            Some(redis) => redis.claim(request).await,
+            None => RequestClaim::First(RequestTicket::of_one_process()),
         }
     }
 

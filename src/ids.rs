@@ -236,6 +236,12 @@ impl RequestId {
     }
 }
 
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
 /// The API that an id belongs to where the caller does not say: `CH` and 32 hex digits is v1, `conv_conversation_…` is v2.
 pub fn route(conversation_id: &str) -> Option<ApiVersion> {
     if is_sid("CH", conversation_id) {

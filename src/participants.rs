@@ -5,6 +5,7 @@ mod cached;
 mod events;
 mod fields;
 mod freshness;
+mod outcome;
 mod page_token;
 mod reads;
 mod reconcile;
@@ -69,8 +70,8 @@ pub enum Error {
         /// Twilio's id of that one.
         id: Option<Segment>,
     },
-    /// Nobody could find out what became of a write that Twilio answered so.
-    OutcomeUnknown(Arc<twilio::Error>),
+    /// Nobody could find out what became of a write: what Twilio answered, where whoever has sent it is there to tell.
+    OutcomeUnknown(Option<Arc<twilio::Error>>),
     /// A bug of the gateway, such as a task that panicked.
     Bug,
 }

@@ -6,6 +6,7 @@
 mod entry;
 mod lease;
 mod reader;
+mod requests;
 mod settings;
 
 use std::borrow::Cow;
@@ -30,6 +31,7 @@ use super::{Event, NotPublished, Notice, Published};
 use crate::telemetry::Metrics;
 pub use lease::{Lease, LeaseError};
 pub(super) use reader::follow;
+pub use requests::{IdentifiedRequest, RequestClaim, RequestTicket};
 pub use settings::{BadRedisUrl, RedisSettings, RedisUrl, RedisUrlSource};
 
 /// Redis answers within a millisecond; who takes so long hangs.
@@ -71,7 +73,6 @@ struct Inner {
     scripts: Scripts,
     /// `None` between two.
     session: Mutex<Option<Session>>,
-    /// Whether this replica knows all that is in the stream.
     /// Since when this replica hears what the others tell, in milliseconds of the system's clock; 0: it does not.
     current_since: Arc<AtomicU64>,
     notices: Mutex<Notices>,
@@ -95,6 +96,9 @@ struct Scripts {
     renew: Script,
     save: Script,
     release: Script,
+    claim: Script,
+    settle: Script,
+    give_back: Script,
 }
 
 #[derive(Default)]
@@ -114,6 +118,9 @@ impl Redis {
             renew: Script::new(lease::RENEW),
             save: Script::new(lease::SAVE),
             release: Script::new(lease::RELEASE),
+            claim: Script::new(requests::CLAIM),
+            settle: Script::new(requests::SETTLE),
+            give_back: Script::new(requests::GIVE_BACK),
         };
         Self(Arc::new(Inner {
             settings,

@@ -119,7 +119,7 @@ fn failure_of(error: &participants::Error) -> Failure {
         }
         participants::Error::OutcomeUnknown(error) => {
             let mut failure = Failure::new(row(Reason::WriteOutcomeUnknown));
-            if let Cause::Answered(problem) = &error.cause {
+            if let Some(Cause::Answered(problem)) = error.as_ref().map(|error| &error.cause) {
                 failure.answered(problem);
             }
             failure

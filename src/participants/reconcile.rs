@@ -55,7 +55,7 @@ impl Participants {
             // That nobody is there is what a 404 says, too.
             Ok(Look::Nobody) => Err(open.into()),
             Err(error) if error.is_not_found() => Err(open.into()),
-            Ok(Look::Unfinished) | Err(_) => Err(Error::OutcomeUnknown(Arc::new(open))),
+            Ok(Look::Unfinished) | Err(_) => Err(Error::OutcomeUnknown(Some(Arc::new(open)))),
         }
     }
 

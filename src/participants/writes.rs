@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{Instrument as _, info, warn};
 
 use super::cached::{bytes, sid_of};
-use super::{Error, Participants};
+use super::{Error, Participants, outcome};
 use crate::cache::{Claim, Kept, Settled, Slot};
-use crate::feed::Notice;
+use crate::feed::{IdentifiedRequest, Notice, RequestClaim};
 use crate::ids::{ApiVersion, Conversation, ParticipantKey, Person, RequestId, Segment};
 use crate::proto::{Address, Channel, Participant, UpstreamRequest};
 use crate::twilio::{self, Agreement, Caller, Create, Prepared, Twilio, Update};
@@ -16,6 +16,10 @@ use crate::twilio::{self, Agreement, Caller, Create, Prepared, Twilio, Update};
 /// The contract's promise for request ids. Outcomes are of the size of a participant, 1 to 6 KiB.
 pub(super) const KEPT_OUTCOMES: Kept<Result<Participant, Error>> =
     Kept { lifetime: Duration::from_secs(600), max_bytes: 64 * 1024 * 1024, weight };
+
+/// How often a replica asks what became of a request that another one does.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 fn weight(outcome: &Result<Participant, Error>) -> u32 {
     let bytes = outcome.as_ref().map_or(0, bytes);
@@ -41,49 +45,106 @@ impl Participants {
         request_id: Option<RequestId>,
         deadline: Instant,
     ) -> Result<Participant, Error> {
+        if let Some(id) = request_id {
+            return self.create_with_id(&conversation, &create, id, deadline).await;
+        }
+        let prepared = self.twilio.prepare_create(&conversation, &create, self.twilio.budget(deadline))?;
+        let participants = self.clone();
+        let write = move |agreement: Agreement| async move {
+            participants.send_create(&conversation, &create, prepared, &agreement).await
+        };
+        self.detached(deadline, write).await
+    }
+
+    /// Asks this process first, and then the other replicas, until one has done it.
+    async fn create_with_id(
+        &self,
+        conversation: &Conversation,
+        create: &Create,
+        id: RequestId,
+        deadline: Instant,
+    ) -> Result<Participant, Error> {
+        let (mut pause, mut is_sent_elsewhere) = (SHORTEST_PAUSE, false);
         loop {
-            let prepared =
-                self.twilio.prepare_create(&conversation, &create, self.twilio.budget(deadline))?;
-            let Some(id) = request_id else {
-                return self.create_once(conversation, create, prepared, None, deadline).await;
-            };
+            let prepared = self.twilio.prepare_create(conversation, create, self.twilio.budget(deadline))?;
             match self.outcomes.claim(conversation.account.clone(), id, prepared.fingerprint()).await {
                 Claim::First(slot) => {
-                    return self.create_once(conversation, create, prepared, Some(slot), deadline).await;
+                    match self.create_as_first(conversation, create, prepared, (id, slot), deadline).await {
+                        Ok(Some(created)) => return Ok(created),
+                        Ok(None) => is_sent_elsewhere = true,
+                        Err(Error::Deadline { sent }) => {
+                            return Err(Error::Deadline { sent: sent || is_sent_elsewhere });
+                        }
+                        Err(error) => return Err(error),
+                    }
+                    timeout_at(deadline, sleep(pause)).await.map_err(|_| Error::Deadline { sent: true })?;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 Claim::OtherRequest => return Err(Error::RequestIdReused),
                 Claim::Repeated(earlier) => match timeout_at(deadline, earlier.settled()).await {
                     Ok(Settled::Outcome(outcome)) => return outcome,
                     Ok(Settled::Nothing) => {}
-                    Ok(Settled::Lost) => return Err(Error::Bug),
+                    Ok(Settled::Lost) => return Err(Error::OutcomeUnknown(None)),
                     Err(_) => return Err(Error::Deadline { sent: true }),
                 },
             }
         }
     }
 
-    async fn create_once(
+    /// Does the create unless another replica came first; `None` while that one is at work.
+    async fn create_as_first(
         &self,
-        conversation: Conversation,
-        create: Create,
+        conversation: &Conversation,
+        create: &Create,
         prepared: Prepared,
-        slot: Option<Slot<Result<Participant, Error>>>,
+        (id, slot): (RequestId, Slot<Result<Participant, Error>>),
         deadline: Instant,
-    ) -> Result<Participant, Error> {
-        let participants = self.clone();
+    ) -> Result<Option<Participant>, Error> {
+        let request = self.identified(conversation, &prepared, id);
+        let (participants, conversation, create) = (self.clone(), conversation.clone(), create.clone());
         let write = move |agreement: Agreement| async move {
-            if let Some(slot) = &slot {
-                slot.begin();
-            }
+            // Where it ends early the slot is dropped, and the id is free in this process.
+            let ticket = match participants.feed.claim(request).await {
+                RequestClaim::First(ticket) => ticket,
+                RequestClaim::UnderWay => return Ok(None),
+                RequestClaim::OtherRequest => return Err(Error::RequestIdReused),
+                RequestClaim::Lost => return Err(Error::OutcomeUnknown(None)),
+                RequestClaim::Settled(bytes) => {
+                    let outcome = outcome::decode(&bytes, conversation.version);
+                    slot.settle(outcome.clone()).await;
+                    return outcome.map(Some);
+                }
+            };
+            slot.begin();
             let result = participants.send_create(&conversation, &create, prepared, &agreement).await;
-            match (slot, &result) {
-                (None, _) => {}
-                (Some(slot), Err(error)) if error.nothing_was_done() => slot.release().await,
-                (Some(slot), outcome) => slot.settle(outcome.clone()).await,
+            // The order matters: who waits here for the id to be free asks the other replicas next.
+            if result.as_ref().is_err_and(Error::nothing_was_done) {
+                ticket.release().await;
+                slot.release().await;
+            } else {
+                ticket.settle(&outcome::encode(&result)).await;
+                slot.settle(result.clone()).await;
             }
-            result
+            result.map(Some)
         };
         self.detached(deadline, write).await
+    }
+
+    /// The create as other replicas know it: one is at work on it for a write and a look.
+    fn identified(
+        &self,
+        conversation: &Conversation,
+        prepared: &Prepared,
+        id: RequestId,
+    ) -> IdentifiedRequest {
+        let budget = self.twilio.full_budget().until.saturating_duration_since(Instant::now());
+        IdentifiedRequest {
+            account: conversation.account.clone(),
+            id,
+            fingerprint: prepared.fingerprint(),
+            at_work: 2 * budget,
+            kept: KEPT_OUTCOMES.lifetime,
+        }
     }
 
     async fn send_create(

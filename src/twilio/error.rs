@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::ids::{ApiVersion, Segment, Violation, is_public, is_sid};
 
@@ -95,7 +95,7 @@ impl fmt::Display for NoToken {
 }
 
 /// What a request was about, by the ids that Twilio made; empty for an identity or a unique name, which may be PII.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
     /// The conversation.
     pub conversation_id: String,
@@ -114,10 +114,11 @@ impl Subject {
     }
 }
 
-/// An error that Twilio answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An error that Twilio answered. Serialized it goes to other replicas.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// The HTTP status.
+    #[serde(with = "status_code")]
     pub status: StatusCode,
     /// Twilio's error code, of five or six digits.
     pub code: Option<i64>,
@@ -129,6 +130,20 @@ pub struct Problem {
     pub retry_after: Option<Duration>,
     /// What is in the way: the header `X-Conflicting-Resource-Id`, or the conversation that the text of 50416 names.
     pub conflicting_id: Option<String>,
+}
+
+mod status_code {
+    use http::StatusCode;
+    use serde::de::{Deserialize as _, Error as _};
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u16(status.as_u16())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<StatusCode, D::Error> {
+        StatusCode::from_u16(u16::deserialize(from)?).map_err(D::Error::custom)
+    }
 }
 
 /// What is wrong with an answer.

@@ -20,7 +20,8 @@ impl Prepared {
         self.request.is_none()
     }
 
-    /// Tells one write from another: a hash of all that Twilio would see of it.
+    /// Tells one write from another: a hash of all that Twilio would see of it, but not of where Twilio is: that may differ
+    /// between replicas.
     pub fn fingerprint(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         let mut part = |bytes: &[u8]| {
@@ -29,7 +30,8 @@ impl Prepared {
         };
         if let Some(request) = &self.request {
             part(request.method.as_str().as_bytes());
-            part(request.url.as_str().as_bytes());
+            part(request.url.path().as_bytes());
+            part(request.url.query().unwrap_or_default().as_bytes());
             for (name, value) in request.headers() {
                 part(name.as_str().as_bytes());
                 part(value.as_bytes());

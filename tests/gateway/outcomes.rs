@@ -13,10 +13,10 @@ use tonic_types::StatusExt as _;
 use crate::harness::*;
 use crate::on_both_versions;
 
-const ID: &str = "7c9e6679-7425-40de-944b-e07fc1f90ae7";
+pub const ID: &str = "7c9e6679-7425-40de-944b-e07fc1f90ae7";
 const OTHER_ID: &str = "00000000-0000-4000-8000-000000000001";
 
-fn with_id(face: Face, newcomer: u16) -> CreateParticipantRequest {
+pub fn with_id(face: Face, newcomer: u16) -> CreateParticipantRequest {
     CreateParticipantRequest { request_id: ID.into(), ..face.create(face.newcomer(newcomer)) }
 }
 
@@ -33,12 +33,12 @@ async fn sent(gateway: &Gateway) -> BTreeMap<String, usize> {
     sent
 }
 
-async fn posts(gateway: &Gateway) -> usize {
+pub async fn posts(gateway: &Gateway) -> usize {
     sent(gateway).await.get("POST").copied().unwrap_or_default()
 }
 
 /// How many participants have the newcomer's address.
-async fn there(gateway: &mut Gateway, face: Face, newcomer: u16) -> usize {
+pub async fn there(gateway: &mut Gateway, face: Face, newcomer: u16) -> usize {
     let address = face.newcomer(newcomer).addresses[0].address.clone();
     let fresh =
         ListParticipantsRequest { read_options: max_age(Duration::ZERO), page_size: 100, ..face.list() };

@@ -40,6 +40,8 @@ macro_rules! with_redis {
     )*};
 }
 
+mod requests;
+
 /// What is cached is old after hours, so that only a replica's word makes it go.
 const LONG: &[(&str, &str)] = &[("GATEWAY_CACHE_TTL", "5h"), ("GATEWAY_CACHE_TTL_WITHOUT_EVENTS", "5h")];
 /// Nothing is cached but where events are known to arrive.

@@ -80,7 +80,10 @@ pub(in crate::feed) async fn follow(
         };
         redis.end_session();
         if !std::mem::replace(&mut is_away, true) {
-            warn!("Redis is away ({}): answers are kept as long as without events", why(&error));
+            warn!(
+                "Redis is away ({}): answers are kept as long as without events, request ids by each process alone",
+                why(&error)
+            );
         }
         pause = if began.elapsed() > STABLE { SHORTEST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
         tokio::select! {
