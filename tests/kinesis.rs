@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,8 +27,10 @@ use participant_gateway::proto::*;
 use participant_gateway::sandbox::{ACCOUNT_SID, V1_CONVERSATION};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
@@ -713,11 +716,115 @@ impl Bus {
 
     /// A replica before a proxy of its own.
     async fn replica(&self, stream: &Stream) -> (Gateway, Proxy) {
+        self.replica_by(&self.url, stream).await
+    }
+
+    /// One that has a way of its own to Redis.
+    async fn linked_replica(&self, stream: &Stream) -> (Gateway, Link) {
+        let link = Link::to(self.url.trim_start_matches("redis://")).await;
+        let (gateway, _) = self.replica_by(&format!("redis://{}", link.address), stream).await;
+        (gateway, link)
+    }
+
+    async fn replica_by(&self, redis: &str, stream: &Stream) -> (Gateway, Proxy) {
         let proxy = Proxy::before(&stream.server).await;
-        let bus =
-            [("GATEWAY_REDIS_URL", self.url.as_str()), ("GATEWAY_REDIS_KEY_PREFIX", self.prefix.as_str())];
+        let bus = [("GATEWAY_REDIS_URL", redis), ("GATEWAY_REDIS_KEY_PREFIX", self.prefix.as_str())];
         let env: Vec<_> = CREDENTIALS.into_iter().chain(bus).collect();
         (Gateway::start(&stream.name, &proxy.url, &env).await, proxy)
+    }
+}
+
+/// A way to Redis that can be cut.
+struct Link {
+    address: SocketAddr,
+    to: String,
+    forwarding: JoinHandle<()>,
+}
+
+impl Link {
+    async fn to(to: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        Self { address, to: to.to_owned(), forwarding: tokio::spawn(forward(listener, to.to_owned())) }
+    }
+
+    async fn cut(&mut self) {
+        self.forwarding.abort();
+        let _ = (&mut self.forwarding).await;
+    }
+
+    async fn heal(&mut self) {
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        self.forwarding = tokio::spawn(forward(listener, self.to.clone()));
+    }
+}
+
+/// Cancelled, all its connections end.
+async fn forward(listener: TcpListener, to: String) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (mut near, _) = listener.accept().await.unwrap();
+        let to = to.clone();
+        connections.spawn(async move {
+            if let Ok(mut far) = TcpStream::connect(to).await {
+                let _ = copy_bidirectional(&mut near, &mut far).await;
+            }
+        });
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a Kinesis: run .ci/kinesis"]
+async fn with_a_bus_that_is_away_for_a_while_nothing_is_lost_or_told_twice() {
+    let (stream, bus) = (Stream::create().await, Bus::new());
+    let (mut gateway, mut link) = bus.linked_replica(&stream).await;
+    gateway.reads().await;
+    let mut watcher = gateway.watch().await;
+    stream.put(updated("1")).await;
+    assert_eq!(watcher.ids(1).await, ["1"]);
+    let token = watcher.token.clone();
+
+    link.cut().await;
+    stream.put(updated("2")).await;
+    stream.put(updated("3")).await;
+    gateway.says("cannot be handed on").await;
+    link.heal().await;
+    stream.put(updated("4")).await;
+    assert_eq!(watcher.ids(3).await, ["2", "3", "4"]);
+    assert_eq!(gateway.watch_after(&token).await.ids(3).await, ["2", "3", "4"]);
+
+    // What it has saved meanwhile is true, too.
+    gateway.ends().await;
+    stream.put(updated("5")).await;
+    let (gateway, _) = bus.replica(&stream).await;
+    assert_eq!(gateway.watch_after(&token).await.ids(4).await, ["2", "3", "4", "5"]);
+}
+
+#[tokio::test]
+#[ignore = "needs a Kinesis: run .ci/kinesis"]
+async fn with_a_bus_a_replica_that_loses_its_turn_to_another_repeats_and_loses_nothing() {
+    let (stream, bus) = (Stream::create().await, Bus::new());
+    let (mut first, mut link) = bus.linked_replica(&stream).await;
+    first.reads().await;
+    let (mut second, _) = bus.replica(&stream).await;
+    second.says("standing by").await;
+    let mut watcher = first.watch().await;
+    stream.put(updated("1")).await;
+    assert_eq!(watcher.ids(1).await, ["1"]);
+    let token = watcher.token.clone();
+
+    link.cut().await;
+    stream.put(updated("2")).await;
+    first.says("cannot be handed on").await;
+    stream.put(updated("3")).await;
+    assert_eq!(second.watch_after(&token).await.ids(2).await, ["2", "3"]);
+    first.says("lost the right to read").await;
+    link.heal().await;
+    first.says("standing by").await;
+    stream.put(updated("4")).await;
+    assert_eq!(watcher.ids(3).await, ["2", "3", "4"], "where it was cut off, too");
+    for gateway in [&first, &second] {
+        assert_eq!(gateway.watch_after(&token).await.ids(3).await, ["2", "3", "4"]);
     }
 }
 
