@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use participant_gateway::app::Stop;
 use participant_gateway::feed::{
     Event, Feed, Heard, LeaseError, Notice, Published, RedisSettings, RedisUrlSource,
@@ -349,15 +350,50 @@ on_both_versions! {
     async fn a_write_while_redis_is_away_is_told_on_its_return(face) {
         let (mut redis, (fake, _end)) = (Redis::start(), sandbox(Default::default()).await);
         let mut writer = current_replica(fake, redis.address(), LONG).await;
-        let mut reader = current_replica(fake, redis.address(), LONG).await;
-        cached(&mut reader, face).await;
+        let mut readers = Vec::new();
+        for _ in 0..3 {
+            readers.push(current_replica(fake, redis.address(), LONG).await);
+        }
+        for reader in &mut readers {
+            cached(reader, face).await;
+        }
         redis.kill();
-        until(async || !is_current(&writer).await && !is_current(&reader).await).await;
+        for gateway in readers.iter().chain([&writer]) {
+            until(async || !is_current(gateway).await).await;
+        }
         writer.update(face.update(face.marked("new"))).await.unwrap();
-        let (old, status) = reader.get(face.get()).await.unwrap();
-        assert_eq!((face.mark(&old) == "new", status), (false, CacheStatus::Hit));
+        for reader in &mut readers {
+            let (old, status) = reader.get(face.get()).await.unwrap();
+            assert_eq!((face.mark(&old) == "new", status), (false, CacheStatus::Hit));
+        }
         redis.start_again();
-        assert_eq!(face.mark(&forgotten(&mut reader, face).await), "new");
+        for reader in &mut readers {
+            assert_eq!(face.mark(&forgotten(reader, face).await), "new");
+        }
+        for gateway in readers.iter_mut().chain([&mut writer]) {
+            until(async || is_current(gateway).await).await;
+            assert_eq!(face.mark(&gateway.get(face.get()).await.unwrap().0), "new");
+        }
+    }
+
+    #[ignore = "needs redis-server: run .ci/redis"]
+    async fn a_delivery_that_comes_again_after_a_restart_is_told_once(face) {
+        let (redis, (fake, _end)) = (Redis::start(), sandbox(Default::default()).await);
+        let mut gateway = current_replica(fake, redis.address(), &[]).await;
+        let (_, token) = {
+            let mut watcher = watch(&gateway, "").await;
+            events::Event::new(face, "EZ0").deliver(&gateway).await;
+            take(&mut watcher, 1).await.remove(0)
+        };
+        let twice = events::Event::new(face, "EZ1");
+        twice.deliver(&gateway).await;
+        gateway.stop(Stop::Promptly);
+        gateway.ended().await.unwrap();
+
+        let gateway = current_replica(fake, redis.address(), &[]).await;
+        twice.deliver(&gateway).await;
+        events::Event::new(face, "EZ2").deliver(&gateway).await;
+        assert_eq!(watch(&gateway, &token).await.ids(2).await, ["EZ1", "EZ2"]);
     }
 
     #[ignore = "needs redis-server: run .ci/redis"]
@@ -525,7 +561,7 @@ with_redis! {
                     bus.cli(&["XADD", STREAM, "*", "kind", "followed", "behind", "1", "from", "another"]);
                 }
                 bus.cli(&["XTRIM", STREAM, "MAXLEN", "1"]);
-                std::thread::sleep(Duration::from_secs(6));
+                jump(Duration::from_secs(6));
                 stopped.store(true, Ordering::SeqCst);
             }
             Heard::Notice(Notice::Everything) => {
@@ -668,6 +704,14 @@ with_redis! {
         lease.release().await;
         assert!(other.lease("shard-1", hour).await.is_ok());
     }
+}
+
+/// Sets this runtime's clock on, in one step.
+fn jump(by: Duration) {
+    tokio::time::pause();
+    // It is done when it is asked; what it would wait for are the timers.
+    let _ = tokio::time::advance(by).now_or_never();
+    tokio::time::resume();
 }
 
 const STREAM: &str = "{participant-gateway}:events";
