@@ -33,7 +33,7 @@ impl Participants {
                 self.freshness.delivered(account, *version, age);
             }
             Heard::Notice(Notice::Followed { behind }) => {
-                self.freshness.followed(*behind + age);
+                self.freshness.followed(*behind, age);
             }
             Heard::Notice(Notice::Everything) => self.cache.forget_all(),
         }
@@ -69,7 +69,7 @@ impl Participants {
 
     /// Notes that the events of v1, of all accounts, are applied up to `behind` ago, here and at the other replicas.
     pub fn followed(&self, behind: Duration) {
-        if self.freshness.followed(behind) {
+        if self.freshness.followed(behind, Duration::ZERO) {
             self.feed.notify(Notice::Followed { behind });
         }
     }

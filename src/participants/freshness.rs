@@ -1,8 +1,8 @@
 //! Whether Twilio's events keep the cache true, and so how old an answer may be that nobody asked to be younger.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::ids::{AccountId, ApiVersion};
@@ -19,8 +19,7 @@ pub struct Freshness {
     sources: Arc<HashMap<(AccountId, ApiVersion), Source>>,
     /// The stream that tells all that v1 has to tell.
     followed: Arc<Source>,
-    /// Up to which moment other replicas know that the stream was followed.
-    known: Arc<AtomicI64>,
+    followed_said: Arc<Mutex<Said>>,
     /// Moments are counted in milliseconds from here.
     begin: Instant,
     lifetimes: Lifetimes,
@@ -57,6 +56,15 @@ impl Source {
     }
 }
 
+/// What was said last of the stream that is followed.
+#[derive(Debug)]
+struct Said {
+    /// When.
+    at: i64,
+    /// Up to which moment other replicas know that it was followed.
+    known: i64,
+}
+
 /// How old a cached answer may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Lifetimes {
@@ -84,7 +92,7 @@ impl Freshness {
         Self {
             sources: Arc::new(accounts.into_iter().flat_map(both).collect()),
             followed: Arc::new(Source::new()),
-            known: Arc::new(AtomicI64::new(NEVER)),
+            followed_said: Arc::new(Mutex::new(Said { at: NEVER, known: NEVER })),
             begin: Instant::now(),
             lifetimes,
             bus,
@@ -102,20 +110,27 @@ impl Freshness {
         before == NEVER || at.saturating_sub(before) > millis(window) / 8
     }
 
-    /// A stream has told what v1 had to tell up to `behind` ago, of all accounts. Whether that is worth telling.
-    pub fn followed(&self, behind: Duration) -> bool {
+    /// Somebody said so long ago that a stream had then told what v1 had to tell up to `behind` before, of all accounts.
+    /// Whether that is worth telling.
+    pub fn followed(&self, behind: Duration, age: Duration) -> bool {
         let now = self.now();
-        let moment = now.saturating_sub(millis(behind));
+        let at = now.saturating_sub(millis(age));
+        let moment = at.saturating_sub(millis(behind));
+        let mut said = self.followed_said.lock().unwrap_or_else(PoisonError::into_inner);
+        // What another replica said before this one took over may be heard late.
+        if at < said.at {
+            return false;
+        }
+        said.at = at;
         let was_live = self.followed.is_live(now, LONGEST_BEHIND);
         // It may fall back, too: what it says now counts.
         self.followed.last.store(moment, Ordering::SeqCst);
         if !was_live && self.followed.is_live(now, LONGEST_BEHIND) {
             self.followed.since.store(now, Ordering::SeqCst);
         }
-        let before = self.known.load(Ordering::SeqCst);
-        let is_news = before == NEVER || moment.saturating_sub(before) > millis(LONGEST_BEHIND) / 6;
+        let is_news = said.known == NEVER || moment.saturating_sub(said.known) > millis(LONGEST_BEHIND) / 6;
         if is_news {
-            self.known.store(moment, Ordering::SeqCst);
+            said.known = moment;
         }
         is_news
     }
@@ -199,17 +214,32 @@ mod tests {
         let lives = |freshness: &Freshness| {
             [ApiVersion::V1, ApiVersion::V2].map(|version| freshness.is_live(&account, version))
         };
-        freshness.followed(day);
+        freshness.followed(day, Duration::ZERO);
         assert_eq!(lives(&freshness), [false, false], "so far behind it is of no use");
         freshness.begin -= Duration::from_secs(3600);
         assert!(freshness.behind() >= Duration::from_secs(3600));
-        assert!(freshness.followed(Duration::from_secs(59)));
+        assert!(freshness.followed(Duration::from_secs(59), Duration::ZERO));
         assert!((59..3600).contains(&freshness.behind().as_secs()));
         assert_eq!(lives(&freshness), [true, false]);
-        assert!(!freshness.followed(Duration::from_secs(58)), "who was told lately knows");
-        assert!(freshness.followed(Duration::ZERO));
-        assert!(!freshness.followed(Duration::from_secs(61)));
+        assert!(!freshness.followed(Duration::from_secs(58), Duration::ZERO), "who was told lately knows");
+        assert!(freshness.followed(Duration::ZERO, Duration::ZERO));
+        assert!(!freshness.followed(Duration::from_secs(61), Duration::ZERO));
         assert_eq!(lives(&freshness), [false, false]);
+    }
+
+    #[test]
+    fn what_was_said_of_a_stream_before_the_last_word_on_it_changes_nothing() {
+        let (hour, second) = (Duration::from_secs(3600), Duration::from_secs(1));
+        let lifetimes = Lifetimes { with_events: hour, without_events: second, live_window: hour };
+        let mut freshness = Freshness::new(lifetimes, [], None);
+        freshness.begin -= hour;
+        assert!(freshness.followed(second, second));
+        assert!(!freshness.followed(59 * second, 30 * second));
+        assert!(freshness.behind() < 10 * second, "it was said earlier");
+        freshness.followed(59 * second, Duration::ZERO);
+        assert!(freshness.behind() >= 59 * second, "it has fallen back since");
+        freshness.followed(Duration::ZERO, second);
+        assert!(freshness.behind() >= 59 * second, "nobody says so any more");
     }
 
     #[test]
