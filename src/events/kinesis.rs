@@ -27,6 +27,8 @@ use shards::{Listed, Places, Plan, from_text, to_text};
 
 /// So often the shards are listed although none has ended: AWS may list one later than those end that it came of.
 const LIST_INTERVAL: Duration = Duration::from_secs(30);
+/// So long a shard may be listed as open that was read to its end: AWS may list what was so before.
+const LIST_LAG: Duration = Duration::from_secs(60);
 /// After a stream that was not there.
 const RESTART: Duration = Duration::from_secs(5);
 /// A replica that is gone is succeeded after so long.
@@ -227,7 +229,8 @@ impl Reader {
         let mut listing = pin!(self.list(Duration::ZERO));
         loop {
             tokio::select! {
-                shards = &mut listing => {
+                mut shards = &mut listing => {
+                    progress.close_ended(&mut shards);
                     turns.extend(self.begin(&shards, places, progress).into_iter().map(|shard| shard.turn(self)));
                     listing.set(self.list(LIST_INTERVAL));
                 }
@@ -292,6 +295,8 @@ impl Reader {
 #[derive(Default)]
 struct Progress {
     shards: BTreeMap<String, Option<Instant>>,
+    /// When shards ended.
+    ended: BTreeMap<String, Instant>,
     /// Up to which all were, when that was last known.
     all: Option<Instant>,
 }
@@ -299,6 +304,15 @@ struct Progress {
 impl Progress {
     fn restart(&mut self) {
         self.shards.clear();
+        self.ended.clear();
+    }
+
+    /// A list may be older than the end of a shard. Much later, one that is open again is another stream's.
+    fn close_ended(&mut self, shards: &mut [Listed]) {
+        self.ended.retain(|_, ended| ended.elapsed() < LIST_LAG);
+        for shard in shards {
+            shard.is_open &= !self.ended.contains_key(&shard.id);
+        }
     }
 
     /// Whether it is read from here on, and was not before.
@@ -315,6 +329,7 @@ impl Progress {
             }
             Turn::Ended => {
                 self.shards.remove(id);
+                self.ended.insert(id.to_owned(), Instant::now());
             }
             Turn::Failed | Turn::Lost => {}
         }
@@ -358,6 +373,26 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Stream>(), Err(NoStream), "{text}");
         }
+    }
+
+    #[test]
+    fn a_shard_that_has_just_ended_is_not_open_whatever_an_old_list_says() {
+        let listed = |id: &str| Listed { id: id.into(), parents: Vec::new(), is_open: true };
+        let open = |progress: &mut Progress| {
+            let mut shards = [listed("a"), listed("b")];
+            progress.close_ended(&mut shards);
+            shards.map(|shard| shard.is_open)
+        };
+        let mut progress = Progress::default();
+        progress.note("a", &Turn::Ended);
+        assert_eq!(open(&mut progress), [false, true]);
+        progress.ended.values_mut().for_each(|ended| *ended -= LIST_LAG);
+        assert_eq!(open(&mut progress), [true, true], "a list does not lag for so long");
+        assert!(progress.ended.is_empty());
+
+        progress.note("a", &Turn::Ended);
+        progress.restart();
+        assert_eq!(open(&mut progress), [true, true], "the stream is another");
     }
 
     #[test]
