@@ -154,10 +154,12 @@ impl Participants {
         prepared: Prepared,
         agreement: &Agreement,
     ) -> Result<Participant, Error> {
-        let sent = Instant::now();
+        let began = Instant::now();
         let result = match self.twilio.write(prepared, agreement).await {
             Ok(created) => created.ok_or(Error::Bug),
             Err(error) if error.leaves_the_outcome_open() => {
+                // Not when it began to wait for credentials, or for Twilio to have time for it: who came meanwhile is another.
+                let sent = agreement.sent_at().unwrap_or(began);
                 self.find_created(conversation, &create.participant, sent, error).await
             }
             Err(error) => Err(error.into()),

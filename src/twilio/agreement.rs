@@ -1,11 +1,19 @@
 //! A write runs in a task of its own, and its caller may leave at any time: whether it is then still sent is agreed on here.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::time::Instant;
 
 /// What a write and its caller have agreed on: either it is sent, or it is given up, never both.
 #[derive(Clone, Default)]
-pub struct Agreement(Arc<AtomicU8>);
+pub struct Agreement(Arc<Agreed>);
+
+#[derive(Default)]
+struct Agreed {
+    state: AtomicU8,
+    sent_at: Mutex<Option<Instant>>,
+}
 
 /// Nothing is sent that Twilio may process.
 const OPEN: u8 = 0;
@@ -16,18 +24,28 @@ const ABANDONED: u8 = 3;
 impl Agreement {
     /// Called just before each attempt, when nothing is left to wait for: false where the write was given up.
     pub(super) fn send(&self) -> bool {
-        self.0.compare_exchange(OPEN, SENT, Ordering::SeqCst, Ordering::SeqCst) != Err(GIVEN_UP)
+        let is_agreed =
+            self.0.state.compare_exchange(OPEN, SENT, Ordering::SeqCst, Ordering::SeqCst) != Err(GIVEN_UP);
+        if is_agreed {
+            *self.0.sent_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+        is_agreed
+    }
+
+    /// When the last attempt began. Of a create it is the only one that Twilio may have processed: no other follows such a one.
+    pub fn sent_at(&self) -> Option<Instant> {
+        *self.0.sent_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Called when Twilio is sure to have processed none of the attempts: until the next one the write can be given up.
     pub(super) fn unsent(&self) {
         // Where the caller has left meanwhile, it was told otherwise.
-        let _ = self.0.compare_exchange(SENT, OPEN, Ordering::SeqCst, Ordering::SeqCst);
+        let _ = self.0.state.compare_exchange(SENT, OPEN, Ordering::SeqCst, Ordering::SeqCst);
     }
 
     /// Whether nobody waits for the write any more, and it is never sent.
     pub fn is_given_up(&self) -> bool {
-        self.0.load(Ordering::SeqCst) == GIVEN_UP
+        self.0.state.load(Ordering::SeqCst) == GIVEN_UP
     }
 
     /// Called when the caller leaves; tells whether that was too late, and the write goes on without anyone to tell.
@@ -38,13 +56,13 @@ impl Agreement {
             SENT => Some(ABANDONED),
             _ => None,
         };
-        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left);
+        let _ = self.0.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left);
         self.is_abandoned()
     }
 
     /// Whether its caller left after it was sent.
     pub fn is_abandoned(&self) -> bool {
-        self.0.load(Ordering::SeqCst) == ABANDONED
+        self.0.state.load(Ordering::SeqCst) == ABANDONED
     }
 }
 

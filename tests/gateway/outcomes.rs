@@ -339,6 +339,27 @@ async fn the_same_number_on_another_channel_is_somebody_else() {
     assert_eq!(created.addresses[0].channel(), Channel::Sms);
 }
 
+/// Twilio tells no more than a create's second, so that only a wait of seconds can tell them apart.
+#[tokio::test]
+async fn another_who_came_while_the_create_waited_to_be_sent_is_not_the_answer() {
+    let settings = [("GATEWAY_UPSTREAM_ATTEMPT_TIMEOUT", "15s")];
+    let (mut gateway, face) = (Gateway::with(&settings).await, Face::V1);
+    let busy = json!({ "match": { "method": "POST" }, "hold": true, "status": 429, "times": 1 });
+    gateway.sandbox.fault(busy).await;
+    let mut client = gateway.client.clone();
+    let ours = tokio::spawn(async move { client.create_participant(face.create(face.newcomer(1))).await });
+    gateway.sandbox.held(1).await;
+    let four_seconds_ago = std::time::SystemTime::now() - Duration::from_secs(4);
+    let other = Participant { create_time: Some(four_seconds_ago.into()), ..face.newcomer(1) };
+    let other = gateway.create(face.create(other)).await.unwrap();
+    jump(Duration::from_secs(5));
+    gateway.sandbox.fault(json!({ "match": { "method": "POST" }, "cut": "before", "times": 1 })).await;
+    gateway.sandbox.release().await;
+    let error = ours.await.unwrap().unwrap_err();
+    assert_eq!(told(&error), (Code::AlreadyExists, "PARTICIPANT_EXISTS".into()));
+    assert_eq!(error.get_details_resource_info().unwrap().resource_name, other.id);
+}
+
 #[tokio::test]
 async fn a_look_takes_the_way_that_the_create_took() {
     let mut gateway = Gateway::start().await;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use participant_gateway::app::Stop;
 use participant_gateway::feed::{
     Event, Feed, Heard, LeaseError, Notice, Published, RedisSettings, RedisUrlSource,
@@ -704,14 +703,6 @@ with_redis! {
         lease.release().await;
         assert!(other.lease("shard-1", hour).await.is_ok());
     }
-}
-
-/// Sets this runtime's clock on, in one step.
-fn jump(by: Duration) {
-    tokio::time::pause();
-    // It is done when it is asked; what it would wait for are the timers.
-    let _ = tokio::time::advance(by).now_or_never();
-    tokio::time::resume();
 }
 
 const STREAM: &str = "{participant-gateway}:events";
