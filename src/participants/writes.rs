@@ -109,10 +109,9 @@ impl Participants {
                 RequestClaim::UnderWay => return Ok(None),
                 RequestClaim::OtherRequest => return Err(Error::RequestIdReused),
                 RequestClaim::Lost => return Err(Error::OutcomeUnknown(None)),
-                RequestClaim::Settled(bytes) => {
-                    let outcome = outcome::decode(&bytes, conversation.version);
-                    slot.settle(outcome.clone()).await;
-                    return outcome.map(Some);
+                RequestClaim::Settled(told) => {
+                    let outcome = outcome::decode(&told, conversation.version);
+                    return participants.take_over(&conversation, &create, outcome, slot).await.map(Some);
                 }
             };
             slot.begin();
@@ -128,6 +127,19 @@ impl Participants {
             result.map(Some)
         };
         self.detached(deadline, write).await
+    }
+
+    /// Answers what became of the create at another replica, whose notice of it may come later than its caller.
+    async fn take_over(
+        &self,
+        conversation: &Conversation,
+        create: &Create,
+        outcome: Result<Participant, Error>,
+        slot: Slot<Result<Participant, Error>>,
+    ) -> Result<Participant, Error> {
+        self.forget(conversation, &[outcome.as_ref().ok()], &create.participant.addresses, &outcome).await;
+        slot.settle(outcome.clone()).await;
+        outcome
     }
 
     /// The create as other replicas know it: one is at work on it for a write and a look.
