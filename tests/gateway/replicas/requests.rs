@@ -53,7 +53,7 @@ on_both_versions! {
             })
             .collect();
         one.sandbox.held(1).await;
-        until(async || redis.cli(&["KEYS", "*:request:*"]).contains(ID)).await;
+        assert!(redis.cli(&["KEYS", "*:request:*"]).contains(ID), "it is claimed before it is sent");
         one.sandbox.clear_faults().await;
         let mut created = Vec::new();
         for call in calls {
