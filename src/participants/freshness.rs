@@ -19,8 +19,6 @@ pub struct Freshness {
     sources: Arc<HashMap<(AccountId, ApiVersion), Source>>,
     /// The stream that tells all that v1 has to tell.
     followed: Arc<Source>,
-    /// Up to which moment other replicas know that the stream was followed.
-    known: Arc<AtomicI64>,
     /// Moments are counted in milliseconds from here.
     begin: Instant,
     lifetimes: Lifetimes,
@@ -36,11 +34,14 @@ struct Source {
     last: AtomicI64,
     /// Since when it has not been silent for longer than it may be. What was cached before is kept true by nobody.
     since: AtomicI64,
+    /// Up to which moment other replicas know of it. Not `last`: where it tells something all the time, nothing would be news.
+    known: AtomicI64,
 }
 
 impl Source {
     fn new() -> Self {
-        Self { last: AtomicI64::new(NEVER), since: AtomicI64::new(NEVER) }
+        let [last, since, known] = [NEVER; 3].map(AtomicI64::new);
+        Self { last, since, known }
     }
 
     fn is_live(&self, now: i64, window: Duration) -> bool {
@@ -48,12 +49,22 @@ impl Source {
         last != NEVER && now.saturating_sub(last) <= millis(window)
     }
 
-    /// It told something at this moment; the moment before.
-    fn tell(&self, at: i64, now: i64, window: Duration) -> i64 {
+    /// It told something at this moment.
+    fn tell(&self, at: i64, now: i64, window: Duration) {
         if !self.is_live(now, window) {
             self.since.store(now, Ordering::SeqCst);
         }
-        self.last.fetch_max(at, Ordering::SeqCst)
+        self.last.fetch_max(at, Ordering::SeqCst);
+    }
+
+    /// Whether other replicas are to be let know of this moment. They know by then.
+    fn is_news(&self, at: i64, step: Duration) -> bool {
+        let known = self.known.load(Ordering::SeqCst);
+        let is_news = known == NEVER || at.saturating_sub(known) > millis(step);
+        if is_news {
+            self.known.store(at, Ordering::SeqCst);
+        }
+        is_news
     }
 }
 
@@ -84,7 +95,6 @@ impl Freshness {
         Self {
             sources: Arc::new(accounts.into_iter().flat_map(both).collect()),
             followed: Arc::new(Source::new()),
-            known: Arc::new(AtomicI64::new(NEVER)),
             begin: Instant::now(),
             lifetimes,
             bus,
@@ -98,8 +108,8 @@ impl Freshness {
         };
         let (now, window) = (self.now(), self.lifetimes.live_window);
         let at = now.saturating_sub(millis(age));
-        let before = source.tell(at, now, window);
-        before == NEVER || at.saturating_sub(before) > millis(window) / 8
+        source.tell(at, now, window);
+        source.is_news(at, window / 8)
     }
 
     /// A stream has told what v1 had to tell up to `behind` ago, of all accounts. Whether that is worth telling.
@@ -112,12 +122,7 @@ impl Freshness {
         if !was_live && self.followed.is_live(now, LONGEST_BEHIND) {
             self.followed.since.store(now, Ordering::SeqCst);
         }
-        let before = self.known.load(Ordering::SeqCst);
-        let is_news = before == NEVER || moment.saturating_sub(before) > millis(LONGEST_BEHIND) / 6;
-        if is_news {
-            self.known.store(moment, Ordering::SeqCst);
-        }
-        is_news
+        self.followed.is_news(moment, LONGEST_BEHIND / 6)
     }
 
     /// How long ago the moment is up to which a stream was followed; as long as this process lives, if none was.
@@ -235,6 +240,27 @@ mod tests {
         assert_eq!(lifetime(&freshness), seconds);
         freshness.delivered(&account, ApiVersion::V1, Duration::ZERO);
         assert_eq!(lifetime(&freshness), seconds);
+    }
+
+    #[test]
+    fn however_often_deliveries_come_the_other_replicas_are_told_in_time() {
+        let account = AccountId::parse("AC00000000000000000000000000000000").unwrap();
+        let window = Duration::from_secs(3600);
+        let lifetimes =
+            Lifetimes { with_events: window, without_events: Duration::ZERO, live_window: window };
+        let mut freshness = Freshness::new(lifetimes, [account.clone()], None);
+        let mut told = Vec::new();
+        for minute in 0..120 {
+            if freshness.delivered(&account, ApiVersion::V1, Duration::ZERO) {
+                told.push(minute);
+            }
+            freshness.begin -= Duration::from_secs(60);
+        }
+        assert_eq!(told[0], 0);
+        assert!(
+            told.windows(2).all(|two| (7..10).contains(&(two[1] - two[0]))) && told.len() > 10,
+            "{told:?}"
+        );
     }
 
     #[test]
