@@ -632,6 +632,21 @@ with_redis! {
         assert_eq!(place.next().await.unwrap()[0].event.event.id, "EZ2");
     }
 
+    async fn a_watcher_from_before_the_first_connection_misses_nothing_of_what_others_were_told_since() {
+        let (redis, (fake, _end)) = (Redis::start(), sandbox(Default::default()).await);
+        let mut link = Link::to(redis.address()).await;
+        link.cut().await;
+        let gateway = replica(fake, link.address, &[]).await;
+        let peer = Peer::of(redis.address()).await;
+        peer.publish("EZ0").await;
+        let mut watcher = watch(&gateway, "").await;
+        peer.publish("EZ1").await;
+        link.heal().await;
+        until(async || is_current(&gateway).await).await;
+        peer.publish("EZ2").await;
+        assert_eq!(watcher.ids(2).await, ["EZ1", "EZ2"]);
+    }
+
     async fn what_is_too_old_leaves_and_all_leaves_with_the_last_gateway() {
         let (redis, (fake, _end)) = (Redis::start(), sandbox(Default::default()).await);
         redis.cli(&["XADD", STREAM, "1-1", "kind", "event"]);
