@@ -611,6 +611,17 @@ async fn a_batch_is_told_in_its_order_and_answered_once_all_of_it_is_applied() {
 }
 
 #[tokio::test]
+async fn a_batch_of_more_events_than_twilio_sends_is_refused_whole() {
+    let gateway = listening("").await;
+    for (count, status) in [(10_001, 413), (10_000, 200)] {
+        let body = Value::from(vec![json!({ "type": "com.twilio.other" }); count]).to_string();
+        assert_eq!(Delivery::new(body, sandbox::AUTH_TOKEN).post(&gateway).await, status, "{count}");
+    }
+    assert_eq!(received(&gateway, "webhook", "too_large").await, 1.0);
+    assert_eq!(received(&gateway, "webhook", "unknown_type").await, 10_000.0);
+}
+
+#[tokio::test]
 async fn a_batch_with_an_event_of_another_account_is_refused_whole() {
     let gateway = with_others().await;
     let mut watcher = Watcher::of(&gateway).await;
