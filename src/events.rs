@@ -170,8 +170,10 @@ impl Receiver {
     ) -> Result<(), NotPublished> {
         let mut are_alive = false;
         for incoming in events {
-            // That other events come says nothing of those about participants, but for v2, where all come together.
-            are_alive |= incoming != Incoming::UnknownType || source == Source::Callback;
+            // That others come says nothing of those about participants, but for v2, where all come together. What cannot
+            // be read may be anything.
+            let tells = matches!(incoming, Incoming::Participant { .. } | Incoming::Test { .. });
+            are_alive |= tells || source == Source::Callback;
             let result = self.apply(source, account, incoming).await;
             self.metrics.event_received(source.as_str(), result.unwrap_or("failed"));
             result?;

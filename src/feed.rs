@@ -145,6 +145,8 @@ struct State {
     latest: Position,
     /// Where a watcher begins that came before anything was known of Redis's stream.
     begin: Position,
+    /// When the first of them came, in milliseconds of the system's clock.
+    awaited_since: Option<u64>,
     order: Order,
 }
 
@@ -163,8 +165,9 @@ impl Feed {
     }
 
     fn new(capacity: usize, begin: Position, redis: Option<Redis>) -> Self {
+        let order = Order::default();
         let state =
-            State { ring: VecDeque::new(), floor: begin, latest: begin, begin, order: Order::default() };
+            State { ring: VecDeque::new(), floor: begin, latest: begin, begin, awaited_since: None, order };
         let (state, latest) = (Mutex::new(state), watch::Sender::new(begin));
         Self { shared: Arc::new(Shared { state, latest, capacity, redis }) }
     }
@@ -251,7 +254,10 @@ impl Feed {
             state.tell(position, event, self.shared.capacity);
         }
         if state.begin == Position::default() {
-            state.begin = state.latest;
+            // What others were told meanwhile was promised to whoever waited.
+            let came = state.awaited_since.filter(|_| !state.ring.is_empty());
+            let came = came.map_or(state.latest, |epoch| Position { epoch, number: 0 });
+            state.begin = came.min(state.latest);
         }
         self.shared.latest.send_replace(state.latest);
     }
@@ -262,7 +268,10 @@ impl Feed {
 
     /// A watcher of what comes after the place, or from now on.
     pub fn subscribe(&self, after: Option<Position>) -> Result<Subscription, Expired> {
-        let state = self.state();
+        let mut state = self.state();
+        if state.latest == Position::default() {
+            state.awaited_since.get_or_insert_with(now);
+        }
         let place = after.unwrap_or(state.latest);
         // Another replica may have been told more by now. What nobody can have been told is none of this feed's.
         let ahead = if self.shared.redis.is_some() {

@@ -153,7 +153,8 @@ impl Participants {
         let traits = cache::Traits { weight: Cached::weight, is_negative: Cached::is_negative };
         Self {
             twilio: Arc::new(twilio),
-            aliases: Aliases::new(cache.ttl),
+            // No event tells that a unique name was given to another conversation.
+            aliases: Aliases::new(freshness.lifetime_without_events()),
             cache: Cache::new(cache, &traits, tasks.clone(), metrics),
             page_tokens,
             outcomes: Outcomes::new(&writes::KEPT_OUTCOMES),

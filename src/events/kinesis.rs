@@ -23,7 +23,7 @@ use crate::ids::AccountId;
 use crate::participants::{Lease, LeaseError};
 use client::Client;
 use shard::{Patience, Shard, Turn};
-use shards::{Listed, Places, Plan, from_text, to_text};
+use shards::{Listed, Place, Places, Plan, from_text, to_text};
 
 /// So often the shards are listed although none has ended: AWS may list one later than those end that it came of.
 const LIST_INTERVAL: Duration = Duration::from_secs(30);
@@ -275,6 +275,7 @@ impl Reader {
             );
             self.receiver.participants.forget_everything();
         }
+        progress.forget_succeeded(shards, places, &plan.places);
         *places = plan.places;
         let new = plan.readable.into_iter().filter(|id| progress.begin(id));
         let begun = new.filter_map(|id| Some(Shard::new(places.get(&id)?.clone(), id)));
@@ -327,12 +328,20 @@ impl Progress {
             Turn::Read { up_to } => {
                 self.shards.insert(id.to_owned(), Some(*up_to));
             }
+            // Nobody reads yet what came of it: where it was read up to still counts.
             Turn::Ended => {
-                self.shards.remove(id);
                 self.ended.insert(id.to_owned(), Instant::now());
             }
             Turn::Failed | Turn::Lost => {}
         }
+    }
+
+    /// Leaves out what was read to its end, once something that came of it is read, or AWS has it no longer.
+    fn forget_succeeded(&mut self, shards: &[Listed], before: &Places, places: &Places) {
+        let is_read = |shard: &&Listed| places.contains_key(&shard.id);
+        let succeeded: HashSet<_> = shards.iter().filter(is_read).flat_map(|shard| &shard.parents).collect();
+        let is_waited_for = |id: &String| places.contains_key(id) && !succeeded.contains(id);
+        self.shards.retain(|id, _| before.get(id) != Some(&Place::Ended) || is_waited_for(id));
     }
 
     /// Up to which moment all records were applied; none: a shard was not read yet.
@@ -407,11 +416,42 @@ mod tests {
         progress.note("b", &Turn::Failed);
         assert_eq!(progress.up_to(), Some(early));
         progress.note("a", &Turn::Ended);
-        assert_eq!(progress.up_to(), Some(late), "only b counts");
-        assert!(progress.begin("c"));
-        assert_eq!(progress.up_to(), Some(late), "what came of a is no further behind than a was");
         progress.note("b", &Turn::Ended);
-        progress.note("c", &Turn::Ended);
+        assert_eq!(progress.up_to(), Some(early), "what came of them is not read");
+    }
+
+    #[test]
+    fn a_shard_that_has_ended_counts_until_what_came_of_it_is_read() {
+        let shard = |id: &str, parent: Option<&str>| {
+            let parents = parent.map(ToOwned::to_owned).into_iter().collect();
+            Listed { id: id.into(), parents, is_open: parent.is_some() }
+        };
+        let early = Instant::now();
+        let [late, later] = [1, 2].map(|seconds| early + Duration::from_secs(seconds));
+        let mut progress = Progress::default();
+        assert!(progress.begin("a") && progress.begin("b"));
+        progress.note("a", &Turn::Read { up_to: early });
+        progress.note("a", &Turn::Ended);
+        progress.note("b", &Turn::Read { up_to: late });
+
+        let mut shards = vec![shard("a", None), shard("b", None)];
+        let before = Places::from([("a".into(), Place::Ended), ("b".into(), Place::Oldest)]);
+        let mut places = before.clone();
+        progress.forget_succeeded(&shards, &before, &places);
+        assert_eq!(progress.up_to(), Some(early), "what came of it is not listed yet");
+        shards.push(shard("c", Some("a")));
+        progress.forget_succeeded(&shards, &before, &places);
+        assert_eq!(progress.up_to(), Some(early), "it waits for another");
+        places.insert("c".into(), Place::Oldest);
+        progress.forget_succeeded(&shards, &before, &places);
+        assert!(progress.begin("c"));
+        assert_eq!(progress.up_to(), Some(early), "nothing of it was read");
+        progress.note("c", &Turn::Read { up_to: later });
         assert_eq!(progress.up_to(), Some(late));
+
+        progress.note("b", &Turn::Ended);
+        places.remove("b");
+        progress.forget_succeeded(&shards[2..], &Places::from([("b".into(), Place::Ended)]), &places);
+        assert_eq!(progress.up_to(), Some(later), "who is gone holds up nobody");
     }
 }

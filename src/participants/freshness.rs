@@ -19,7 +19,8 @@ pub struct Freshness {
     sources: Arc<HashMap<(AccountId, ApiVersion), Source>>,
     /// The stream that tells all that v1 has to tell.
     followed: Arc<Source>,
-    followed_said: Arc<Mutex<Said>>,
+    /// When something was said of it last. Held while what was said is noted: the last word counts.
+    followed_said_at: Arc<Mutex<i64>>,
     /// Moments are counted in milliseconds from here.
     begin: Instant,
     lifetimes: Lifetimes,
@@ -35,11 +36,14 @@ struct Source {
     last: AtomicI64,
     /// Since when it has not been silent for longer than it may be. What was cached before is kept true by nobody.
     since: AtomicI64,
+    /// Up to which moment other replicas know of it. Not `last`: where it tells something all the time, nothing would be news.
+    known: AtomicI64,
 }
 
 impl Source {
     fn new() -> Self {
-        Self { last: AtomicI64::new(NEVER), since: AtomicI64::new(NEVER) }
+        let [last, since, known] = [NEVER; 3].map(AtomicI64::new);
+        Self { last, since, known }
     }
 
     fn is_live(&self, now: i64, window: Duration) -> bool {
@@ -47,22 +51,23 @@ impl Source {
         last != NEVER && now.saturating_sub(last) <= millis(window)
     }
 
-    /// It told something at this moment; the moment before.
-    fn tell(&self, at: i64, now: i64, window: Duration) -> i64 {
+    /// It told something at this moment.
+    fn tell(&self, at: i64, now: i64, window: Duration) {
         if !self.is_live(now, window) {
             self.since.store(now, Ordering::SeqCst);
         }
-        self.last.fetch_max(at, Ordering::SeqCst)
+        self.last.fetch_max(at, Ordering::SeqCst);
     }
-}
 
-/// What was said last of the stream that is followed.
-#[derive(Debug)]
-struct Said {
-    /// When.
-    at: i64,
-    /// Up to which moment other replicas know that it was followed.
-    known: i64,
+    /// Whether other replicas are to be let know of this moment. They know by then.
+    fn is_news(&self, at: i64, step: Duration) -> bool {
+        let known = self.known.load(Ordering::SeqCst);
+        let is_news = known == NEVER || at.saturating_sub(known) > millis(step);
+        if is_news {
+            self.known.store(at, Ordering::SeqCst);
+        }
+        is_news
+    }
 }
 
 /// How old a cached answer may be.
@@ -92,7 +97,7 @@ impl Freshness {
         Self {
             sources: Arc::new(accounts.into_iter().flat_map(both).collect()),
             followed: Arc::new(Source::new()),
-            followed_said: Arc::new(Mutex::new(Said { at: NEVER, known: NEVER })),
+            followed_said_at: Arc::new(Mutex::new(NEVER)),
             begin: Instant::now(),
             lifetimes,
             bus,
@@ -106,8 +111,8 @@ impl Freshness {
         };
         let (now, window) = (self.now(), self.lifetimes.live_window);
         let at = now.saturating_sub(millis(age));
-        let before = source.tell(at, now, window);
-        before == NEVER || at.saturating_sub(before) > millis(window) / 8
+        source.tell(at, now, window);
+        source.is_news(at, window / 8)
     }
 
     /// Somebody said so long ago that a stream had then told what v1 had to tell up to `behind` before, of all accounts.
@@ -116,23 +121,19 @@ impl Freshness {
         let now = self.now();
         let at = now.saturating_sub(millis(age));
         let moment = at.saturating_sub(millis(behind));
-        let mut said = self.followed_said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said_at = self.followed_said_at.lock().unwrap_or_else(PoisonError::into_inner);
         // What another replica said before this one took over may be heard late.
-        if at < said.at {
+        if at < *said_at {
             return false;
         }
-        said.at = at;
+        *said_at = at;
         let was_live = self.followed.is_live(now, LONGEST_BEHIND);
         // It may fall back, too: what it says now counts.
         self.followed.last.store(moment, Ordering::SeqCst);
         if !was_live && self.followed.is_live(now, LONGEST_BEHIND) {
             self.followed.since.store(now, Ordering::SeqCst);
         }
-        let is_news = said.known == NEVER || moment.saturating_sub(said.known) > millis(LONGEST_BEHIND) / 6;
-        if is_news {
-            said.known = moment;
-        }
-        is_news
+        self.followed.is_news(moment, LONGEST_BEHIND / 6)
     }
 
     /// How long ago the moment is up to which a stream was followed; as long as this process lives, if none was.
@@ -265,6 +266,27 @@ mod tests {
         assert_eq!(lifetime(&freshness), seconds);
         freshness.delivered(&account, ApiVersion::V1, Duration::ZERO);
         assert_eq!(lifetime(&freshness), seconds);
+    }
+
+    #[test]
+    fn however_often_deliveries_come_the_other_replicas_are_told_in_time() {
+        let account = AccountId::parse("AC00000000000000000000000000000000").unwrap();
+        let window = Duration::from_secs(3600);
+        let lifetimes =
+            Lifetimes { with_events: window, without_events: Duration::ZERO, live_window: window };
+        let mut freshness = Freshness::new(lifetimes, [account.clone()], None);
+        let mut told = Vec::new();
+        for minute in 0..120 {
+            if freshness.delivered(&account, ApiVersion::V1, Duration::ZERO) {
+                told.push(minute);
+            }
+            freshness.begin -= Duration::from_secs(60);
+        }
+        assert_eq!(told[0], 0);
+        assert!(
+            told.windows(2).all(|two| (7..10).contains(&(two[1] - two[0]))) && told.len() > 10,
+            "{told:?}"
+        );
     }
 
     #[test]

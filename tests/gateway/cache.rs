@@ -330,3 +330,21 @@ on_both_versions! {
         }
     }
 }
+
+/// No event tells that a name was given to another conversation.
+#[tokio::test]
+async fn a_unique_name_that_means_another_conversation_by_now_is_found_out_as_soon_as_without_events() {
+    let mut gateway =
+        Gateway::with(&[("GATEWAY_CACHE_TTL", "1h"), ("GATEWAY_CACHE_TTL_WITHOUT_EVENTS", "100ms")]).await;
+    let list = ListParticipantsRequest { conversation: named("moving"), ..Face::V1.list() };
+    let first = json!({ "unique_name": "moving", "participants": [{ "identity": "erin" }] });
+    let first = gateway.sandbox.arrange(first).await.remove(0);
+    assert_eq!(gateway.list(list.clone()).await.unwrap().participants[0].conversation_id, first);
+    gateway.sandbox.arrange(json!({ "conversation": first, "unique_name": "moved" })).await;
+    let second = json!({ "unique_name": "moving", "participants": [{ "identity": "frank" }] });
+    let second = gateway.sandbox.arrange(second).await.remove(0);
+    let deadline = Instant::now() + PATIENCE;
+    while gateway.list(list.clone()).await.unwrap().participants[0].conversation_id != second {
+        assert!(Instant::now() < deadline, "the name means what it meant, for an hour");
+    }
+}

@@ -611,6 +611,17 @@ async fn a_batch_is_told_in_its_order_and_answered_once_all_of_it_is_applied() {
 }
 
 #[tokio::test]
+async fn a_batch_of_more_events_than_twilio_sends_is_refused_whole() {
+    let gateway = listening("").await;
+    for (count, status) in [(10_001, 413), (10_000, 200)] {
+        let body = Value::from(vec![json!({ "type": "com.twilio.other" }); count]).to_string();
+        assert_eq!(Delivery::new(body, sandbox::AUTH_TOKEN).post(&gateway).await, status, "{count}");
+    }
+    assert_eq!(received(&gateway, "webhook", "too_large").await, 1.0);
+    assert_eq!(received(&gateway, "webhook", "unknown_type").await, 10_000.0);
+}
+
+#[tokio::test]
 async fn a_batch_with_an_event_of_another_account_is_refused_whole() {
     let gateway = with_others().await;
     let mut watcher = Watcher::of(&gateway).await;
@@ -682,13 +693,13 @@ async fn the_sinks_test_event_counts_as_a_delivery() {
     assert_eq!(watcher.event().await.id, "after");
 }
 
-/// That messages are subscribed to says nothing about participants.
+/// That messages are subscribed to says nothing about participants, nor does what nobody can read.
 #[tokio::test]
 async fn only_events_that_keep_the_cache_true_prolong_its_answers() {
     let gateway = listening("").await;
     let mut message = Event::new(Face::V1, "M1").json();
     message["type"] = "com.twilio.conversations.message.added".into();
-    for body in [json!([]), json!([message])] {
+    for body in [json!([]), json!([message]), json!([{}]), json!({ "AccountSid": sandbox::ACCOUNT_SID })] {
         assert_eq!(Delivery::new(body.to_string(), sandbox::AUTH_TOKEN).post(&gateway).await, 200);
         assert!(!is_live(&gateway, Face::V1).await, "{body}");
     }

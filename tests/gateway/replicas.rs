@@ -642,6 +642,48 @@ with_redis! {
         assert_eq!(watcher.event().await.id, "EZ1");
     }
 
+    async fn a_replica_that_reads_too_slowly_looks_for_what_it_missed() {
+        let redis = Arc::new(Redis::start());
+        let (is_behind, has_forgotten) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (behind, forgets, bus) = (is_behind.clone(), has_forgotten.clone(), redis.clone());
+        let peer = Peer::hearing(redis.address(), move |heard| match heard {
+            Heard::Event(_) if !behind.load(Ordering::SeqCst) => {
+                // Others write more meanwhile than the stream keeps.
+                let add = "for _ = 1, 1001 do redis.call('XADD', KEYS[1], 'MAXLEN', 1000, '*', 'kind', 'followed', 'behind', 1, 'from', 'x') end";
+                bus.cli(&["EVAL", add, "1", STREAM]);
+                behind.store(true, Ordering::SeqCst);
+            }
+            Heard::Notice(Notice::Everything) => {
+                forgets.store(behind.load(Ordering::SeqCst), Ordering::SeqCst);
+            }
+            Heard::Event(_) | Heard::Notice(_) => {}
+        })
+        .await;
+        let _ = peer.feed.publish(added("EZ1")).await;
+        until(async || has_forgotten.load(Ordering::SeqCst)).await;
+        // It goes on after that.
+        let current_since = peer.feed.current_since().unwrap();
+        until(async || current_since.load(Ordering::SeqCst) != 0).await;
+        let mut place = peer.feed.subscribe(None).unwrap();
+        peer.publish("EZ2").await;
+        assert_eq!(place.next().await.unwrap()[0].event.event.id, "EZ2");
+    }
+
+    async fn a_watcher_from_before_the_first_connection_misses_nothing_of_what_others_were_told_since() {
+        let (redis, (fake, _end)) = (Redis::start(), sandbox(Default::default()).await);
+        let mut link = Link::to(redis.address()).await;
+        link.cut().await;
+        let gateway = replica(fake, link.address, &[]).await;
+        let peer = Peer::of(redis.address()).await;
+        peer.publish("EZ0").await;
+        let mut watcher = watch(&gateway, "").await;
+        peer.publish("EZ1").await;
+        link.heal().await;
+        until(async || is_current(&gateway).await).await;
+        peer.publish("EZ2").await;
+        assert_eq!(watcher.ids(2).await, ["EZ1", "EZ2"]);
+    }
+
     async fn what_is_too_old_leaves_and_all_leaves_with_the_last_gateway() {
         let (redis, (fake, _end)) = (Redis::start(), sandbox(Default::default()).await);
         redis.cli(&["XADD", STREAM, "1-1", "kind", "event"]);

@@ -1,13 +1,14 @@
 //! The three operations of Kinesis that a reader needs, and what their failures ask for. Nothing is repeated here.
 
 use std::error::Error as StdError;
+use std::iter::successors;
 use std::time::{Duration, SystemTime};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_kinesis::Client as Kinesis;
 use aws_sdk_kinesis::config::retry::RetryConfig;
 use aws_sdk_kinesis::config::timeout::TimeoutConfig;
-use aws_sdk_kinesis::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::get_shard_iterator::builders::GetShardIteratorFluentBuilder;
 use aws_sdk_kinesis::types::{self, ShardIteratorType};
 
@@ -174,11 +175,11 @@ where
         match &error {
             SdkError::ServiceError(answer) => of_service(answer.err()),
             SdkError::DispatchFailure(failure) if !failure.is_io() && !failure.is_timeout() => {
-                Self::NoCredentials(shortened(&DisplayErrorContext(&error)))
+                Self::NoCredentials(shortened(&chain(&error)))
             }
             // A request without a region cannot even be made.
-            SdkError::ConstructionFailure(_) => Self::NoCredentials(shortened(&DisplayErrorContext(&error))),
-            _ => Self::Unavailable(shortened(&DisplayErrorContext(&error))),
+            SdkError::ConstructionFailure(_) => Self::NoCredentials(shortened(&chain(&error))),
+            _ => Self::Unavailable(shortened(&chain(&error))),
         }
     }
 }
@@ -214,6 +215,57 @@ fn of_service(error: &impl ProvideErrorMetadata) -> Error {
     }
 }
 
+/// What went wrong and why. Without `Debug`, which AWS's own context adds: it shows the answer's body, and records are PII.
+fn chain(error: &dyn StdError) -> String {
+    let causes = successors(Some(error), |&error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 fn shortened(text: &impl ToString) -> String {
     text.to_string().chars().take(LONGEST_TEXT).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_kinesis::config::Credentials;
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What a client is told by a server that answers so, without headers that are not needed.
+    async fn error_of(answer: &'static str) -> Error {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let answering = async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = BufReader::new(&mut stream).lines();
+            while request.next_line().await.unwrap().is_some_and(|line| !line.is_empty()) {}
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", answer.len());
+            stream.write_all(format!("{head}{answer}").as_bytes()).await.unwrap();
+        };
+        let shared = aws_config::defaults(BehaviorVersion::v2026_01_12())
+            .region(Region::new("us-east-1"))
+            .endpoint_url(url)
+            .credentials_provider(Credentials::new("a", "b", None, None, "a test"));
+        let shared = shared.load().await;
+        let client =
+            Client { kinesis: Kinesis::from_conf(config(&shared)), stream: Stream::Name("events".into()) };
+        let (error, ()) = tokio::join!(client.records("iterator"), answering);
+        error.map(|_| ()).unwrap_err()
+    }
+
+    /// Records are PII.
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_read_is_told_without_what_it_holds() {
+        for answer in [
+            r#"{"Records":[{"SequenceNumber":5,"Data":"bWFsbG9yeQ=="}]}"#,
+            r#"{"Records":[{"Data":"mallory, no Base64"}]}"#,
+            r#"{"Records":["mallory"]}"#,
+            r#"{"mallory"#,
+        ] {
+            let text = error_of(answer).await.to_string();
+            assert!(!text.contains("mallory") && !text.contains("bWFsbG9yeQ"), "{text}");
+        }
+    }
 }

@@ -229,12 +229,26 @@ impl<H: Fn(Heard<'_>, Duration) + Send + Sync> Reader<'_, H> {
         }
         let entries: Vec<_> =
             reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids).collect();
+        if entries.len() == BATCH && !self.misses_nothing(connection).await? {
+            return Err((ErrorKind::Io, "it was not read fast enough").into());
+        }
         for entry in &entries {
             let position = self.apply(entry)?;
             self.read = Some(position);
             self.redis.0.metrics.bus_lagged(age(position));
         }
         Ok(entries.len())
+    }
+
+    /// Whether nothing after the entry that was read last has left the stream. It is asked of a reader that is a batch behind:
+    /// the stream keeps more than that.
+    async fn misses_nothing(&self, connection: &mut MultiplexedConnection) -> Result<bool, RedisError> {
+        let mut range = cmd("XRANGE");
+        range.arg(self.redis.stream()).arg("-").arg("+").arg("COUNT").arg(1);
+        let oldest: StreamRangeReply = range.query_async(connection).await?;
+        let oldest = oldest.ids.first().map(|oldest| entry::position(&oldest.id)).transpose()?;
+        // After a loss the last place stands before the oldest entry, and no entry there.
+        Ok(oldest.is_some_and(|oldest| oldest <= self.read.unwrap_or_default().next()))
     }
 
     /// Forgets first, then tells.
