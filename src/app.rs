@@ -205,8 +205,8 @@ impl App {
         let metrics = Metrics::new(export.metrics)?;
         let client = Twilio::new(&twilio, accounts.clone(), metrics.clone())?;
         let feed = match bus {
-            Bus::Local => Feed::local(watch.events_kept),
-            Bus::Redis(settings) => Feed::shared(watch.events_kept, settings, metrics.clone()),
+            Bus::Local => Feed::local(watch.kept),
+            Bus::Redis(settings) => Feed::shared(watch.kept, settings, metrics.clone()),
         };
         let freshness = Freshness::new(lifetimes, known.all(), feed.current_since());
         let participants =

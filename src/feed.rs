@@ -8,8 +8,8 @@
 
 mod order;
 mod redis;
+mod ring;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::AtomicU64;
@@ -25,9 +25,8 @@ use crate::ids::{AccountId, ApiVersion, Segment};
 use crate::proto::ParticipantEvent;
 use crate::telemetry::Metrics;
 use order::Order;
-
-/// So many events a watcher is given at once.
-const BATCH: usize = 256;
+pub use ring::Capacity;
+use ring::Ring;
 
 /// An event of Twilio about one participant.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,14 +130,11 @@ struct Shared {
     state: Mutex<State>,
     /// The place of the last event: watchers wait for it to change.
     latest: watch::Sender<Position>,
-    capacity: usize,
     redis: Option<Redis>,
 }
 
 struct State {
-    ring: VecDeque<Told>,
-    /// The place of the last event that has left the ring: who was told it has missed nothing.
-    floor: Position,
+    ring: Ring,
     latest: Position,
     /// Where a watcher begins that came before anything was known of Redis's stream.
     begin: Position,
@@ -149,21 +145,21 @@ struct State {
 const CLOCK_SKEW: u64 = 60_000;
 
 impl Feed {
-    /// A feed of this process alone, which keeps so many events.
-    pub fn local(capacity: usize) -> Self {
+    /// A feed of this process alone, which keeps so much.
+    pub fn local(capacity: Capacity) -> Self {
         Self::new(capacity, Position { epoch: now(), number: 0 }, None)
     }
 
     /// A feed that this process shares with others. It is empty until [`follow`](Self::follow) runs.
-    pub fn shared(capacity: usize, settings: RedisSettings, metrics: Metrics) -> Self {
+    pub fn shared(capacity: Capacity, settings: RedisSettings, metrics: Metrics) -> Self {
         Self::new(capacity, Position::default(), Some(Redis::new(settings, metrics)))
     }
 
-    fn new(capacity: usize, begin: Position, redis: Option<Redis>) -> Self {
-        let state =
-            State { ring: VecDeque::new(), floor: begin, latest: begin, begin, order: Order::default() };
+    fn new(capacity: Capacity, begin: Position, redis: Option<Redis>) -> Self {
+        let ring = Ring::new(capacity, begin);
+        let state = State { ring, latest: begin, begin, order: Order::default() };
         let (state, latest) = (Mutex::new(state), watch::Sender::new(begin));
-        Self { shared: Arc::new(Shared { state, latest, capacity, redis }) }
+        Self { shared: Arc::new(Shared { state, latest, redis }) }
     }
 
     /// Follows the stream that is shared, until the token is cancelled. `hear` is told first, and how old it is; watchers
@@ -224,7 +220,7 @@ impl Feed {
     /// Tells the watchers, unless it was told before or is outdated.
     fn tell(&self, position: Position, event: Arc<Event>) -> Published {
         let mut state = self.state();
-        let published = state.tell(position, event, self.shared.capacity);
+        let published = state.tell(position, event);
         // Within the lock, so that no watcher sees an older place after a newer one.
         self.shared.latest.send_replace(state.latest);
         published
@@ -233,11 +229,11 @@ impl Feed {
     /// Begins anew with these events: nothing from before the place can be resumed from.
     fn restart(&self, after: Position, events: Vec<(Position, Arc<Event>)>) {
         let mut state = self.state();
-        state.ring.clear();
         state.latest = after.max(state.latest);
-        state.floor = state.latest;
+        let floor = state.latest;
+        state.ring.clear(floor);
         for (position, event) in events {
-            state.tell(position, event, self.shared.capacity);
+            state.tell(position, event);
         }
         if state.begin == Position::default() {
             state.begin = state.latest;
@@ -245,8 +241,9 @@ impl Feed {
         self.shared.latest.send_replace(state.latest);
     }
 
+    /// So many events are kept at most.
     fn capacity(&self) -> usize {
-        self.shared.capacity
+        self.state().ring.capacity().events
     }
 
     /// A watcher of what comes after the place, or from now on.
@@ -261,7 +258,7 @@ impl Feed {
         };
         // A replica that has not read the stream yet gives a place that is none.
         let is_nowhere = after == Some(Position::default());
-        if is_nowhere || place < state.floor || place > ahead.max(state.latest) {
+        if is_nowhere || place < state.ring.floor() || place > ahead.max(state.latest) {
             return Err(Expired);
         }
         let latest = self.shared.latest.subscribe();
@@ -275,31 +272,15 @@ impl Feed {
 }
 
 impl State {
-    fn tell(&mut self, position: Position, event: Arc<Event>, capacity: usize) -> Published {
+    fn tell(&mut self, position: Position, event: Arc<Event>) -> Published {
         let published = self.order.judge(&event);
         if published == Published::Told {
             // Places only rise, also where Redis has lost its data and its clock was set back.
             let position = position.max(self.latest.next());
-            self.push(Told { position, event }, capacity);
+            self.latest = position;
+            self.ring.push(Told { position, event });
         }
         published
-    }
-
-    fn push(&mut self, told: Told, capacity: usize) {
-        self.latest = told.position;
-        self.ring.push_back(told);
-        while self.ring.len() > capacity {
-            if let Some(gone) = self.ring.pop_front() {
-                self.floor = gone.position;
-            }
-        }
-    }
-
-    /// The events after the place, oldest first, and how many there are in all.
-    fn after(&self, place: Position) -> (Vec<Told>, usize) {
-        let from = self.ring.partition_point(|told| told.position <= place);
-        let batch = self.ring.range(from..).take(BATCH).cloned().collect();
-        (batch, self.ring.len() - from)
     }
 }
 
@@ -335,14 +316,12 @@ impl Subscription {
         if self.place == Position::default() {
             self.place = state.begin;
         }
-        let (batch, behind) = state.after(self.place);
-        let is_catching_up = self.place < self.caught_up_at;
-        // Half of the ring: as long as it takes to fill the other half, the place can be resumed from.
-        let lags = behind > self.feed.shared.capacity / 2 && !is_catching_up;
-        if self.place < state.floor {
+        if self.place < state.ring.floor() {
             return Err(Missed::Gone);
         }
-        if lags {
+        let (batch, is_far_behind) = state.ring.after(self.place);
+        let is_catching_up = self.place < self.caught_up_at;
+        if is_far_behind && !is_catching_up {
             return Err(Missed::Lagged);
         }
         drop(state);

@@ -1,7 +1,7 @@
 use tokio::time::timeout;
 
 use super::*;
-use crate::proto::{Participant, ParticipantEventType};
+use crate::proto::{Address, Participant, ParticipantEventType};
 
 fn account() -> AccountId {
     AccountId::parse("AC00000000000000000000000000000000").unwrap()
@@ -22,6 +22,18 @@ fn added(number: usize) -> Event {
     event(&format!("EZ{number}"), ParticipantEventType::Added, &format!("MB{number}"), 1)
 }
 
+/// A feed that keeps so many events, however large.
+fn kept(events: usize) -> Feed {
+    Feed::local(Capacity { events, bytes: u64::MAX })
+}
+
+/// An event that weighs about so much.
+fn large(number: usize, bytes: usize) -> Event {
+    let mut large = added(number);
+    large.event.participant.as_mut().unwrap().attributes = "x".repeat(bytes);
+    large
+}
+
 fn publish(feed: &Feed, event: Event) -> Published {
     // Alone, it waits for nothing.
     futures_util::FutureExt::now_or_never(feed.publish(event)).unwrap().unwrap()
@@ -37,7 +49,7 @@ async fn next(subscription: &mut Subscription) -> Result<Vec<Told>, Missed> {
 
 #[tokio::test]
 async fn a_watcher_is_told_what_comes_after_it_came() {
-    let feed = Feed::local(10);
+    let feed = kept(10);
     publish(&feed, added(0));
     let mut watcher = feed.subscribe(None).unwrap();
     publish(&feed, added(1));
@@ -50,7 +62,7 @@ async fn a_watcher_is_told_what_comes_after_it_came() {
 
 #[tokio::test]
 async fn a_place_is_resumed_without_gap_or_repeat_while_the_ring_holds_it() {
-    let feed = Feed::local(4);
+    let feed = kept(4);
     let begin = feed.subscribe(None).unwrap().place();
     for number in 0..4 {
         publish(&feed, added(number));
@@ -72,7 +84,7 @@ async fn a_place_is_resumed_without_gap_or_repeat_while_the_ring_holds_it() {
 
 #[tokio::test]
 async fn who_lags_is_told_so_while_its_place_can_be_resumed() {
-    let feed = Feed::local(10);
+    let feed = kept(10);
     let mut slow = feed.subscribe(None).unwrap();
     for number in 0..6 {
         publish(&feed, added(number));
@@ -84,7 +96,7 @@ async fn who_lags_is_told_so_while_its_place_can_be_resumed() {
 
 #[tokio::test]
 async fn who_asks_again_only_when_it_is_gone_is_told_so() {
-    let feed = Feed::local(4);
+    let feed = kept(4);
     let mut asleep = feed.subscribe(None).unwrap();
     for number in 0..5 {
         publish(&feed, added(number));
@@ -94,9 +106,79 @@ async fn who_asks_again_only_when_it_is_gone_is_told_so() {
     assert_eq!(feed.subscribe(Some(Position::default())).err(), Some(Expired), "the place of none");
 }
 
+#[tokio::test]
+async fn what_is_kept_is_bounded_in_bytes_too() {
+    let feed = Feed::local(Capacity { events: 100, bytes: 100_000 });
+    let begin = feed.subscribe(None).unwrap().place();
+    for number in 0..4 {
+        publish(&feed, large(number, 22_000));
+    }
+    let batch = next(&mut feed.subscribe(Some(begin)).unwrap()).await.unwrap();
+    assert_eq!(ids(&batch), ["EZ0", "EZ1", "EZ2", "EZ3"]);
+    publish(&feed, large(4, 22_000));
+    assert_eq!(feed.subscribe(Some(begin)).err(), Some(Expired));
+    let mut resumed = feed.subscribe(Some(batch[0].position)).unwrap();
+    assert_eq!(ids(&next(&mut resumed).await.unwrap()), ["EZ1", "EZ2", "EZ3", "EZ4"]);
+
+    publish(&feed, large(5, 1_000_000));
+    assert_eq!(ids(&next(&mut resumed).await.unwrap()), ["EZ5"], "the newest is always kept");
+    assert_eq!(feed.subscribe(Some(batch[3].position)).err(), Some(Expired));
+    for number in 6..10 {
+        publish(&feed, large(number, 22_000));
+    }
+    assert_eq!(next(&mut feed.subscribe(Some(resumed.place())).unwrap()).await.unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn many_empty_addresses_weigh_as_much_as_they_take() {
+    let feed = Feed::local(Capacity { events: 100, bytes: 100_000 });
+    let mut watcher = feed.subscribe(None).unwrap();
+    for number in 0..2 {
+        let mut event = added(number);
+        event.event.participant.as_mut().unwrap().addresses = vec![Address::default(); 1000];
+        publish(&feed, event);
+    }
+    assert_eq!(next(&mut watcher).await.err(), Some(Missed::Gone));
+}
+
+#[tokio::test]
+async fn large_events_are_given_a_few_at_once() {
+    let feed = kept(100);
+    let mut watcher = feed.subscribe(None).unwrap();
+    for (number, bytes) in [2_000_000, 500_000, 400_000, 300_000].into_iter().enumerate() {
+        publish(&feed, large(number, bytes));
+    }
+    for expected in [["EZ0"].as_slice(), &["EZ1", "EZ2"], &["EZ3"]] {
+        assert_eq!(ids(&next(&mut watcher).await.unwrap()), expected);
+    }
+}
+
+#[tokio::test]
+async fn who_lags_by_bytes_is_told_so_while_its_place_can_be_resumed() {
+    let feed = Feed::local(Capacity { events: 100, bytes: 100_000 });
+    let mut slow = feed.subscribe(None).unwrap();
+    publish(&feed, large(0, 80_000));
+    assert_eq!(next(&mut slow).await.unwrap().len(), 1, "one is no lag, however large");
+    for number in 1..4 {
+        publish(&feed, large(number, 22_000));
+    }
+    assert_eq!(next(&mut slow).await.err(), Some(Missed::Lagged));
+    let mut resumed = feed.subscribe(Some(slow.place())).unwrap();
+    assert_eq!(ids(&next(&mut resumed).await.unwrap()), ["EZ1", "EZ2", "EZ3"]);
+}
+
+#[test]
+fn ids_are_told_apart_and_known_again_however_long_they_are() {
+    let feed = kept(10);
+    let long = |last: &str| event(&("x".repeat(100_000) + last), ParticipantEventType::Added, "MB1", 1);
+    assert_eq!(publish(&feed, long("1")), Published::Told);
+    assert_eq!(publish(&feed, long("2")), Published::Told);
+    assert_eq!(publish(&feed, long("1")), Published::Repeated);
+}
+
 #[test]
 fn an_id_is_told_once() {
-    let feed = Feed::local(10);
+    let feed = kept(10);
     assert_eq!(publish(&feed, added(1)), Published::Told);
     assert_eq!(publish(&feed, added(1)), Published::Repeated);
     let of_v2 = Event { version: ApiVersion::V2, ..added(1) };
@@ -106,7 +188,7 @@ fn an_id_is_told_once() {
 #[test]
 fn what_is_older_than_a_removal_brings_nobody_back() {
     use ParticipantEventType::{Added, Removed, Updated};
-    let feed = Feed::local(10);
+    let feed = kept(10);
     let published = |id, kind, second| publish(&feed, event(id, kind, "MB1", second));
     assert_eq!(published("1", Removed, 10), Published::Told);
     assert_eq!(published("2", Added, 5), Published::Outdated);
