@@ -9,14 +9,16 @@
 mod order;
 mod redis;
 mod ring;
+mod sleepers;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::redis::Redis;
@@ -27,6 +29,10 @@ use crate::telemetry::Metrics;
 use order::Order;
 pub use ring::Capacity;
 use ring::Ring;
+use sleepers::Sleepers;
+
+/// A conversation by its id, in an account and an API.
+pub type Topic = (AccountId, ApiVersion, String);
 
 /// An event of Twilio about one participant.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,7 +134,7 @@ pub struct Feed {
 
 struct Shared {
     state: Mutex<State>,
-    /// The place of the last event: watchers wait for it to change.
+    /// The place of the last event: watchers of everything wait for it to change.
     latest: watch::Sender<Position>,
     redis: Option<Redis>,
 }
@@ -139,6 +145,7 @@ struct State {
     /// Where a watcher begins that came before anything was known of Redis's stream.
     begin: Position,
     order: Order,
+    sleepers: Sleepers,
 }
 
 /// How far a clock may be ahead of another.
@@ -157,7 +164,8 @@ impl Feed {
 
     fn new(capacity: Capacity, begin: Position, redis: Option<Redis>) -> Self {
         let ring = Ring::new(capacity, begin);
-        let state = State { ring, latest: begin, begin, order: Order::default() };
+        let (order, sleepers) = (Order::default(), Sleepers::default());
+        let state = State { ring, latest: begin, begin, order, sleepers };
         let (state, latest) = (Mutex::new(state), watch::Sender::new(begin));
         Self { shared: Arc::new(Shared { state, latest, redis }) }
     }
@@ -229,6 +237,9 @@ impl Feed {
     /// Begins anew with these events: nothing from before the place can be resumed from.
     fn restart(&self, after: Position, events: Vec<(Position, Arc<Event>)>) {
         let mut state = self.state();
+        // Whoever sleeps may have missed something there.
+        let missed = state.latest.next();
+        state.sleepers.tell_all(missed);
         state.latest = after.max(state.latest);
         let floor = state.latest;
         state.ring.clear(floor);
@@ -246,9 +257,18 @@ impl Feed {
         self.state().ring.capacity().events
     }
 
-    /// A watcher of what comes after the place, or from now on.
+    /// A watcher of all that comes after the place, or from now on.
     pub fn subscribe(&self, after: Option<Position>) -> Result<Subscription, Expired> {
-        let state = self.state();
+        self.subscribe_to(HashSet::new(), after)
+    }
+
+    /// A watcher of these conversations only, unless there are none.
+    pub fn subscribe_to(
+        &self,
+        topics: HashSet<Topic>,
+        after: Option<Position>,
+    ) -> Result<Subscription, Expired> {
+        let mut state = self.state();
         let place = after.unwrap_or(state.latest);
         // Another replica may have been told more by now. What nobody can have been told is none of this feed's.
         let ahead = if self.shared.redis.is_some() {
@@ -261,8 +281,15 @@ impl Feed {
         if is_nowhere || place < state.ring.floor() || place > ahead.max(state.latest) {
             return Err(Expired);
         }
-        let latest = self.shared.latest.subscribe();
-        Ok(Subscription { feed: self.clone(), place, caught_up_at: state.latest, latest })
+        let caught_up_at = state.latest;
+        let wake = if topics.is_empty() {
+            Wake::ByAll(self.shared.latest.subscribe())
+        } else {
+            let first = (place < caught_up_at).then(|| place.next());
+            let (id, wake) = state.sleepers.add(&topics, first);
+            Wake::ByTopics { id, wake }
+        };
+        Ok(Subscription { feed: self.clone(), topics, place, caught_up_at, wake })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -277,8 +304,10 @@ impl State {
         if published == Published::Told {
             // Places only rise, also where Redis has lost its data and its clock was set back.
             let position = position.max(self.latest.next());
+            let told = Told { position, event };
             self.latest = position;
-            self.ring.push(Told { position, event });
+            self.sleepers.tell(&told);
+            self.ring.push(told);
         }
         published
     }
@@ -287,48 +316,88 @@ impl State {
 /// A watcher's place in the feed. Dropped, nothing of it is left.
 pub struct Subscription {
     feed: Feed,
+    /// Empty: all.
+    topics: HashSet<Topic>,
     place: Position,
     /// What was there when it began: to be far behind that is no lag.
     caught_up_at: Position,
-    latest: watch::Receiver<Position>,
+    wake: Wake,
+}
+
+enum Wake {
+    ByAll(watch::Receiver<Position>),
+    ByTopics { id: u64, wake: Arc<Notify> },
 }
 
 impl Subscription {
-    /// Where it stands: all events up to here were given.
+    /// Where it stands: all events up to here that concern it were given.
     pub fn place(&self) -> Position {
-        self.place
+        self.reached(&self.feed.state())
     }
 
-    /// Waits for events, and gives those that are there, in order. Cancelling it loses nothing.
+    /// Waits for events, and gives those that are there, in order: none where all concern others. Cancelling it loses
+    /// nothing.
     pub async fn next(&mut self) -> Result<Vec<Told>, Missed> {
-        loop {
-            let latest = *self.latest.borrow_and_update();
-            if latest > self.place {
-                return self.take();
+        while !self.is_due() {
+            match &mut self.wake {
+                Wake::ByAll(latest) => {
+                    // It fails only without a sender, and that one lives in the feed.
+                    let _ = latest.changed().await;
+                }
+                Wake::ByTopics { wake, .. } => wake.notified().await,
             }
-            // It fails only without a sender, and that one lives in the feed.
-            let _ = self.latest.changed().await;
+        }
+        self.take()
+    }
+
+    fn is_due(&mut self) -> bool {
+        match &mut self.wake {
+            Wake::ByAll(latest) => *latest.borrow_and_update() > self.place,
+            Wake::ByTopics { id, .. } => self.feed.state().sleepers.first(*id).is_some(),
+        }
+    }
+
+    fn reached(&self, state: &State) -> Position {
+        let place = if self.place == Position::default() { state.begin } else { self.place };
+        match self.wake {
+            Wake::ByAll(_) => place,
+            Wake::ByTopics { id, .. } => {
+                place.max(state.sleepers.first(id).map_or(state.latest, Position::before))
+            }
         }
     }
 
     fn take(&mut self) -> Result<Vec<Told>, Missed> {
-        let state = self.feed.state();
-        if self.place == Position::default() {
-            self.place = state.begin;
-        }
+        let mut state = self.feed.state();
+        self.place = self.reached(&state);
         if self.place < state.ring.floor() {
             return Err(Missed::Gone);
         }
-        let (batch, is_far_behind) = state.ring.after(self.place);
+        let (mut batch, is_far_behind) = state.ring.after(self.place);
         let is_catching_up = self.place < self.caught_up_at;
         if is_far_behind && !is_catching_up {
             return Err(Missed::Lagged);
         }
+        self.place = batch.last().map_or(self.place, |last| last.position);
+        if let Wake::ByTopics { id, .. } = self.wake {
+            let rest = (self.place < state.latest).then(|| self.place.next());
+            state.sleepers.looked(id, rest);
+        }
         drop(state);
-        if let Some(last) = batch.last() {
-            self.place = last.position;
+        if !self.topics.is_empty() {
+            batch.retain(|told| {
+                sleepers::topic(&told.event).is_some_and(|topic| self.topics.contains(&topic))
+            });
         }
         Ok(batch)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if let Wake::ByTopics { id, .. } = self.wake {
+            self.feed.state().sleepers.remove(id, &self.topics);
+        }
     }
 }
 
@@ -341,7 +410,7 @@ impl Position {
     }
 
     /// The last place before it, whether anything stands there or not.
-    fn before(self) -> Self {
+    pub(crate) fn before(self) -> Self {
         match self.number.checked_sub(1) {
             Some(number) => Self { number, ..self },
             None => Self { epoch: self.epoch.saturating_sub(1), number: u64::MAX },
