@@ -3,6 +3,7 @@
 mod admin;
 mod events;
 mod greeting;
+mod public;
 mod ready_file;
 mod server;
 mod signals;
@@ -291,7 +292,7 @@ impl App {
             });
         }
         if let Some((listener, routes)) = self.events {
-            let serving = admin::serve(listener, routes, goaway.clone());
+            let serving = public::serve(listener, routes, public::Limits::default(), goaway.clone());
             events.spawn(ending("the events listener", serving));
         }
         let mut grpc = JoinSet::new();

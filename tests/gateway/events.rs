@@ -15,6 +15,7 @@ use sha2::Sha256;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tonic::{Code, Streaming};
 
 use crate::harness::*;
@@ -588,6 +589,28 @@ impl HalfSent {
         self.stream.read_exact(&mut head).await.unwrap();
         String::from_utf8(head).unwrap()
     }
+}
+
+/// Anybody can reach the listener, and hold more connections than it takes.
+#[tokio::test]
+async fn who_connects_and_sends_no_request_keeps_no_delivery_out() {
+    let gateway = listening("").await;
+    let mut watcher = Watcher::of(&gateway).await;
+    let mut strangers = Vec::new();
+    for number in 0..260 {
+        let mut stranger = TcpStream::connect(gateway.addresses.events.unwrap()).await.unwrap();
+        if number % 2 == 0 {
+            stranger.write_all(b"POST /events HTTP/1.1\r\nx-twilio-sig").await.unwrap();
+        }
+        strangers.push(stranger);
+    }
+    for id in ["1", "2"] {
+        Event::new(Face::V1, id).deliver(&gateway).await;
+        assert_eq!(watcher.event().await.id, id);
+    }
+    // The first gave way: it is closed, or reset where what it sent was not read.
+    let closed = timeout(PATIENCE, strangers[0].read(&mut [0])).await.expect("it is closed");
+    assert!(matches!(closed, Ok(0) | Err(_)));
 }
 
 // === What only one version has
