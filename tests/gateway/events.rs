@@ -411,7 +411,7 @@ on_both_versions! {
         for token in [token_of(&two), sandbox::AUTH_TOKEN.into()] {
             assert_eq!(of_one.delivery(&token).post(&gateway).await, 403);
         }
-        assert_eq!(received(&gateway, "webhook", "refused").await, 2.0);
+        assert_eq!(received(&gateway, source(face), "refused").await, 2.0);
         assert_eq!(of_one.delivery(&token_of(&one)).post(&gateway).await, 200);
         let told = watcher.event().await;
         assert_eq!((told.id, told.participant.unwrap().account_id), ("one".into(), one.clone()));
