@@ -347,6 +347,23 @@ on_both_versions! {
         assert_eq!(received(&gateway, source(face), "repeated").await, 2.0 + 19.0);
     }
 
+    /// Nothing is kept but in Redis.
+    async fn what_comes_again_after_a_restart_is_told_again(face) {
+        let mut before = listening("").await;
+        let event = Event::new(face, "1");
+        event.deliver(&before).await;
+        before.stop(Stop::Promptly);
+        before.ended().await.unwrap();
+        let after = listening("").await;
+        let mut watcher = Watcher::of(&after).await;
+        for _ in 0..2 {
+            event.deliver(&after).await;
+        }
+        assert_eq!(watcher.event().await.id, "1");
+        let outcomes = [received(&after, source(face), "told").await, received(&after, source(face), "repeated").await];
+        assert_eq!(outcomes, [1.0, 1.0]);
+    }
+
     async fn an_event_from_before_a_removal_does_not_bring_back_who_was_removed(face) {
         let gateway = listening("").await;
         let mut watcher = Watcher::of(&gateway).await;
