@@ -3,6 +3,7 @@
 mod admin;
 mod events;
 mod greeting;
+mod public;
 mod ready_file;
 mod server;
 mod signals;
@@ -205,8 +206,8 @@ impl App {
         let metrics = Metrics::new(export.metrics)?;
         let client = Twilio::new(&twilio, accounts.clone(), metrics.clone())?;
         let feed = match bus {
-            Bus::Local => Feed::local(watch.events_kept),
-            Bus::Redis(settings) => Feed::shared(watch.events_kept, settings, metrics.clone()),
+            Bus::Local => Feed::local(watch.kept),
+            Bus::Redis(settings) => Feed::shared(watch.kept, settings, metrics.clone()),
         };
         let freshness = Freshness::new(lifetimes, known.all(), feed.current_since());
         let participants =
@@ -291,7 +292,7 @@ impl App {
             });
         }
         if let Some((listener, routes)) = self.events {
-            let serving = admin::serve(listener, routes, goaway.clone());
+            let serving = public::serve(listener, routes, public::Limits::default(), goaway.clone());
             events.spawn(ending("the events listener", serving));
         }
         let mut grpc = JoinSet::new();

@@ -20,7 +20,7 @@ pub use settings::{SETTINGS, Setting, markdown};
 
 #[cfg(feature = "kinesis")]
 use crate::events::kinesis;
-use crate::participants::{CacheSettings, Lifetimes, RedisSettings, RedisUrlSource};
+use crate::participants::{CacheSettings, Capacity, Lifetimes, RedisSettings, RedisUrlSource};
 use crate::sandbox;
 use crate::telemetry::{CallLog, Export, LogFormat, LogSettings, Protocol};
 use crate::twilio::{self, Account, Credentials, Secret};
@@ -81,8 +81,8 @@ pub enum Upstream {
 pub struct Watch {
     /// A watcher hears nothing for so long at most.
     pub heartbeat: Duration,
-    /// So many events are kept to be resumed from.
-    pub events_kept: usize,
+    /// So much is kept to be resumed from.
+    pub kept: Capacity,
 }
 
 /// Whether replicas tell each other what they are told.
@@ -258,7 +258,10 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
         },
         watch: Watch {
             heartbeat: sources.required("watch.heartbeat", limit),
-            events_kept: sources.required("watch.events_kept", |text| number(text, 2, 1_000_000)),
+            kept: Capacity {
+                events: sources.required("watch.events_kept", |text| number(text, 2, 1_000_000)),
+                bytes: sources.required("watch.bytes_kept", |text| number(text, 1 << 20, 1 << 40)),
+            },
         },
         cache: CacheSettings {
             ttl,

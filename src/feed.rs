@@ -8,15 +8,17 @@
 
 mod order;
 mod redis;
+mod ring;
+mod sleepers;
 
-use std::collections::VecDeque;
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::redis::Redis;
@@ -28,9 +30,12 @@ use crate::ids::{AccountId, ApiVersion, Segment};
 use crate::proto::ParticipantEvent;
 use crate::telemetry::Metrics;
 use order::Order;
+pub use ring::Capacity;
+use ring::Ring;
+use sleepers::Sleepers;
 
-/// So many events a watcher is given at once.
-const BATCH: usize = 256;
+/// A conversation by its id, in an account and an API.
+pub type Topic = (AccountId, ApiVersion, String);
 
 /// An event of Twilio about one participant.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,44 +137,42 @@ pub struct Feed {
 
 struct Shared {
     state: Mutex<State>,
-    /// The place of the last event: watchers wait for it to change.
+    /// The place of the last event: watchers of everything wait for it to change.
     latest: watch::Sender<Position>,
-    capacity: usize,
     redis: Option<Redis>,
 }
 
 struct State {
-    ring: VecDeque<Told>,
-    /// The place of the last event that has left the ring: who was told it has missed nothing.
-    floor: Position,
+    ring: Ring,
     latest: Position,
     /// Where a watcher begins that came before anything was known of Redis's stream.
     begin: Position,
     /// When the first of them came, in milliseconds of the system's clock.
     awaited_since: Option<u64>,
     order: Order,
+    sleepers: Sleepers,
 }
 
 /// How far a clock may be ahead of another.
 const CLOCK_SKEW: u64 = 60_000;
 
 impl Feed {
-    /// A feed of this process alone, which keeps so many events.
-    pub fn local(capacity: usize) -> Self {
+    /// A feed of this process alone, which keeps so much.
+    pub fn local(capacity: Capacity) -> Self {
         Self::new(capacity, Position { epoch: now(), number: 0 }, None)
     }
 
     /// A feed that this process shares with others. It is empty until [`follow`](Self::follow) runs.
-    pub fn shared(capacity: usize, settings: RedisSettings, metrics: Metrics) -> Self {
+    pub fn shared(capacity: Capacity, settings: RedisSettings, metrics: Metrics) -> Self {
         Self::new(capacity, Position::default(), Some(Redis::new(settings, metrics)))
     }
 
-    fn new(capacity: usize, begin: Position, redis: Option<Redis>) -> Self {
-        let order = Order::default();
-        let state =
-            State { ring: VecDeque::new(), floor: begin, latest: begin, begin, awaited_since: None, order };
+    fn new(capacity: Capacity, begin: Position, redis: Option<Redis>) -> Self {
+        let ring = Ring::new(capacity, begin);
+        let (order, sleepers) = (Order::default(), Sleepers::default());
+        let state = State { ring, latest: begin, begin, awaited_since: None, order, sleepers };
         let (state, latest) = (Mutex::new(state), watch::Sender::new(begin));
-        Self { shared: Arc::new(Shared { state, latest, capacity, redis }) }
+        Self { shared: Arc::new(Shared { state, latest, redis }) }
     }
 
     /// Follows the stream that is shared, until the token is cancelled. `hear` is told first, and how old it is; watchers
@@ -238,7 +241,7 @@ impl Feed {
     /// Tells the watchers, unless it was told before or is outdated.
     fn tell(&self, position: Position, event: Arc<Event>) -> Published {
         let mut state = self.state();
-        let published = state.tell(position, event, self.shared.capacity);
+        let published = state.tell(position, event);
         // Within the lock, so that no watcher sees an older place after a newer one.
         self.shared.latest.send_replace(state.latest);
         published
@@ -247,27 +250,40 @@ impl Feed {
     /// Begins anew with these events: nothing from before the place can be resumed from.
     fn restart(&self, after: Position, events: Vec<(Position, Arc<Event>)>) {
         let mut state = self.state();
-        state.ring.clear();
+        // Whoever sleeps may have missed something there.
+        let missed = state.latest.next();
+        state.sleepers.tell_all(missed);
         state.latest = after.max(state.latest);
-        state.floor = state.latest;
+        let floor = state.latest;
+        state.ring.clear(floor);
         for (position, event) in events {
-            state.tell(position, event, self.shared.capacity);
+            state.tell(position, event);
         }
         if state.begin == Position::default() {
             // What others were told meanwhile was promised to whoever waited.
-            let came = state.awaited_since.filter(|_| !state.ring.is_empty());
+            let came = state.awaited_since.filter(|_| floor < state.latest);
             let came = came.map_or(state.latest, |epoch| Position { epoch, number: 0 });
             state.begin = came.min(state.latest);
         }
         self.shared.latest.send_replace(state.latest);
     }
 
+    /// So many events are kept at most.
     fn capacity(&self) -> usize {
-        self.shared.capacity
+        self.state().ring.capacity().events
     }
 
-    /// A watcher of what comes after the place, or from now on.
+    /// A watcher of all that comes after the place, or from now on.
     pub fn subscribe(&self, after: Option<Position>) -> Result<Subscription, Expired> {
+        self.subscribe_to(HashSet::new(), after)
+    }
+
+    /// A watcher of these conversations only, unless there are none.
+    pub fn subscribe_to(
+        &self,
+        topics: HashSet<Topic>,
+        after: Option<Position>,
+    ) -> Result<Subscription, Expired> {
         let mut state = self.state();
         if state.latest == Position::default() {
             state.awaited_since.get_or_insert_with(now);
@@ -281,11 +297,18 @@ impl Feed {
         };
         // A replica that has not read the stream yet gives a place that is none.
         let is_nowhere = after == Some(Position::default());
-        if is_nowhere || place < state.floor || place > ahead.max(state.latest) {
+        if is_nowhere || place < state.ring.floor() || place > ahead.max(state.latest) {
             return Err(Expired);
         }
-        let latest = self.shared.latest.subscribe();
-        Ok(Subscription { feed: self.clone(), place, caught_up_at: state.latest, latest })
+        let caught_up_at = state.latest;
+        let wake = if topics.is_empty() {
+            Wake::ByAll(self.shared.latest.subscribe())
+        } else {
+            let first = (place < caught_up_at).then(|| place.next());
+            let (id, wake) = state.sleepers.add(&topics, first);
+            Wake::ByTopics { id, wake }
+        };
+        Ok(Subscription { feed: self.clone(), topics, place, caught_up_at, wake })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -295,81 +318,105 @@ impl Feed {
 }
 
 impl State {
-    fn tell(&mut self, position: Position, event: Arc<Event>, capacity: usize) -> Published {
+    fn tell(&mut self, position: Position, event: Arc<Event>) -> Published {
         let published = self.order.judge(&event);
         if published == Published::Told {
             // Places only rise, also where Redis has lost its data and its clock was set back.
             let position = position.max(self.latest.next());
-            self.push(Told { position, event }, capacity);
+            let told = Told { position, event };
+            self.latest = position;
+            self.sleepers.tell(&told);
+            self.ring.push(told);
         }
         published
-    }
-
-    fn push(&mut self, told: Told, capacity: usize) {
-        self.latest = told.position;
-        self.ring.push_back(told);
-        while self.ring.len() > capacity {
-            if let Some(gone) = self.ring.pop_front() {
-                self.floor = gone.position;
-            }
-        }
-    }
-
-    /// The events after the place, oldest first, and how many there are in all.
-    fn after(&self, place: Position) -> (Vec<Told>, usize) {
-        let from = self.ring.partition_point(|told| told.position <= place);
-        let batch = self.ring.range(from..).take(BATCH).cloned().collect();
-        (batch, self.ring.len() - from)
     }
 }
 
 /// A watcher's place in the feed. Dropped, nothing of it is left.
 pub struct Subscription {
     feed: Feed,
+    /// Empty: all.
+    topics: HashSet<Topic>,
     place: Position,
     /// What was there when it began: to be far behind that is no lag.
     caught_up_at: Position,
-    latest: watch::Receiver<Position>,
+    wake: Wake,
+}
+
+enum Wake {
+    ByAll(watch::Receiver<Position>),
+    ByTopics { id: u64, wake: Arc<Notify> },
 }
 
 impl Subscription {
-    /// Where it stands: all events up to here were given.
+    /// Where it stands: all events up to here that concern it were given.
     pub fn place(&self) -> Position {
-        self.place
+        self.reached(&self.feed.state())
     }
 
-    /// Waits for events, and gives those that are there, in order. Cancelling it loses nothing.
+    /// Waits for events, and gives those that are there, in order: none where all concern others. Cancelling it loses
+    /// nothing.
     pub async fn next(&mut self) -> Result<Vec<Told>, Missed> {
-        loop {
-            let latest = *self.latest.borrow_and_update();
-            if latest > self.place {
-                return self.take();
+        while !self.is_due() {
+            match &mut self.wake {
+                Wake::ByAll(latest) => {
+                    // It fails only without a sender, and that one lives in the feed.
+                    let _ = latest.changed().await;
+                }
+                Wake::ByTopics { wake, .. } => wake.notified().await,
             }
-            // It fails only without a sender, and that one lives in the feed.
-            let _ = self.latest.changed().await;
+        }
+        self.take()
+    }
+
+    fn is_due(&mut self) -> bool {
+        match &mut self.wake {
+            Wake::ByAll(latest) => *latest.borrow_and_update() > self.place,
+            Wake::ByTopics { id, .. } => self.feed.state().sleepers.first(*id).is_some(),
+        }
+    }
+
+    fn reached(&self, state: &State) -> Position {
+        let place = if self.place == Position::default() { state.begin } else { self.place };
+        match self.wake {
+            Wake::ByAll(_) => place,
+            Wake::ByTopics { id, .. } => {
+                place.max(state.sleepers.first(id).map_or(state.latest, Position::before))
+            }
         }
     }
 
     fn take(&mut self) -> Result<Vec<Told>, Missed> {
-        let state = self.feed.state();
-        if self.place == Position::default() {
-            self.place = state.begin;
-        }
-        let (batch, behind) = state.after(self.place);
-        let is_catching_up = self.place < self.caught_up_at;
-        // Half of the ring: as long as it takes to fill the other half, the place can be resumed from.
-        let lags = behind > self.feed.shared.capacity / 2 && !is_catching_up;
-        if self.place < state.floor {
+        let mut state = self.feed.state();
+        self.place = self.reached(&state);
+        if self.place < state.ring.floor() {
             return Err(Missed::Gone);
         }
-        if lags {
+        let (mut batch, is_far_behind) = state.ring.after(self.place);
+        let is_catching_up = self.place < self.caught_up_at;
+        if is_far_behind && !is_catching_up {
             return Err(Missed::Lagged);
         }
+        self.place = batch.last().map_or(self.place, |last| last.position);
+        if let Wake::ByTopics { id, .. } = self.wake {
+            let rest = (self.place < state.latest).then(|| self.place.next());
+            state.sleepers.looked(id, rest);
+        }
         drop(state);
-        if let Some(last) = batch.last() {
-            self.place = last.position;
+        if !self.topics.is_empty() {
+            batch.retain(|told| {
+                sleepers::topic(&told.event).is_some_and(|topic| self.topics.contains(&topic))
+            });
         }
         Ok(batch)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if let Wake::ByTopics { id, .. } = self.wake {
+            self.feed.state().sleepers.remove(id, &self.topics);
+        }
     }
 }
 
@@ -382,7 +429,7 @@ impl Position {
     }
 
     /// The last place before it, whether anything stands there or not.
-    fn before(self) -> Self {
+    pub(crate) fn before(self) -> Self {
         match self.number.checked_sub(1) {
             Some(number) => Self { number, ..self },
             None => Self { epoch: self.epoch.saturating_sub(1), number: u64::MAX },

@@ -29,8 +29,8 @@ pub use crate::cache::Settings as CacheSettings;
 use crate::cache::{self, Aliases, Cache, Outcomes};
 use crate::feed::Heard;
 pub use crate::feed::{
-    BadRedisUrl, Event, Feed, Lease, LeaseError, NotPublished, Position, Published, RedisSettings, RedisUrl,
-    RedisUrlSource, Told,
+    BadRedisUrl, Capacity, Event, Feed, Lease, LeaseError, NotPublished, Position, Published, RedisSettings,
+    RedisUrl, RedisUrlSource, Told,
 };
 use crate::ids::Segment;
 use crate::proto::{CacheStatus, Participant};

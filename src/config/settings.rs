@@ -232,6 +232,13 @@ pub const SETTINGS: &[Setting] = &[
         "So many events are kept for watchers to resume from; one that is half as many behind has lagged",
     ),
     setting(
+        "watch.bytes_kept",
+        None,
+        "GATEWAY_WATCH_BYTES_KEPT",
+        "67108864",
+        "So many bytes of them, by estimate: where events are large, the oldest leave sooner, and half of it is a lag, too",
+    ),
+    setting(
         "redis.url",
         Some("redis-url"),
         "GATEWAY_REDIS_URL",

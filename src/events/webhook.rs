@@ -43,7 +43,7 @@ enum Refusal {
     /// It is not signed by an account, or the body is not the one that was.
     Forged,
     /// An event is of another account than the one that signed.
-    OtherAccount,
+    OtherAccount(Source),
     TooLarge,
     TooSlow,
     /// Its events could not be handed on.
@@ -53,7 +53,7 @@ enum Refusal {
 impl Refusal {
     fn status(self) -> StatusCode {
         match self {
-            Self::Forged | Self::OtherAccount => StatusCode::FORBIDDEN,
+            Self::Forged | Self::OtherAccount(_) => StatusCode::FORBIDDEN,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow | Self::NotPublished => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -62,7 +62,7 @@ impl Refusal {
     fn told(self) -> &'static str {
         match self {
             Self::Forged => "the signature or bodySHA256 fits no auth token, events.public_url and body\n",
-            Self::OtherAccount => "an event is of another account than the signature\n",
+            Self::OtherAccount(_) => "an event is of another account than the signature\n",
             Self::TooLarge => "the delivery is too large\n",
             Self::TooSlow => "the delivery takes too long\n",
             Self::NotPublished => "the events cannot be handed on now\n",
@@ -93,7 +93,7 @@ impl Webhook {
             return Err(Refusal::TooLarge);
         }
         if delivery.events.iter().any(|event| is_of_another(event, &signed.account)) {
-            return Err(Refusal::OtherAccount);
+            return Err(Refusal::OtherAccount(delivery.source));
         }
         let Delivery { source, events } = delivery;
         match timeout_at(deadline, self.receiver.receive(source, &signed.account, events)).await {
@@ -113,15 +113,16 @@ async fn answer(
         return (StatusCode::OK, "");
     };
     let outcome = match refusal {
-        Refusal::Forged => Some("forged"),
-        Refusal::OtherAccount => Some("refused"),
-        Refusal::TooLarge => Some("too_large"),
-        Refusal::TooSlow => Some("too_slow"),
+        // What was not read may have been either.
+        Refusal::Forged => Some((Source::Webhook, "forged")),
+        Refusal::TooLarge => Some((Source::Webhook, "too_large")),
+        Refusal::TooSlow => Some((Source::Webhook, "too_slow")),
+        Refusal::OtherAccount(source) => Some((source, "refused")),
         // Counted by event.
         Refusal::NotPublished => None,
     };
-    if let Some(outcome) = outcome {
-        webhook.metrics.event_received(Source::Webhook.as_str(), outcome);
+    if let Some((source, outcome)) = outcome {
+        webhook.metrics.event_received(source.as_str(), outcome);
     }
     let (status, told) = (refusal.status(), refusal.told());
     match refusal {

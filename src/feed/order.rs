@@ -4,9 +4,9 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
 use prost_types::Timestamp;
+use sha2::{Digest as _, Sha256};
 
 use super::{Event, Published};
-use crate::ids::{AccountId, ApiVersion};
 use crate::proto::{Participant, ParticipantEventType};
 
 /// So many ids, and so many removals, are remembered; the oldest leaves first.
@@ -15,24 +15,28 @@ const WINDOW: usize = 100_000;
 /// What was told lately.
 #[derive(Default)]
 pub(super) struct Order {
-    ids: Window<(AccountId, ApiVersion, String), ()>,
-    removals: Window<(AccountId, ApiVersion, String), Timestamp>,
+    ids: Window<Key, ()>,
+    removals: Window<Key, Timestamp>,
 }
+
+/// The SHA-256 of account, version and id: an id may be as long as a delivery, and many are kept.
+type Key = [u8; 32];
 
 impl Order {
     /// Notes the event, and tells what is to become of it.
     pub(super) fn judge(&mut self, event: &Event) -> Published {
         let Event { account, version, event } = event;
-        let participant = event.participant.as_ref().map(|participant: &Participant| participant.id.clone());
-        let of = |id: String| (account.clone(), *version, id);
+        let participant = event.participant.as_ref().map(|participant: &Participant| &participant.id);
+        // Neither an account nor a version has a colon.
+        let key_of = |id: &str| Key::from(Sha256::digest(format!("{account}:{version}:{id}")));
         // What has no id cannot be told from another.
-        if !event.id.is_empty() && self.ids.insert(of(event.id.clone()), ()).is_some() {
+        if !event.id.is_empty() && self.ids.insert(key_of(&event.id), ()).is_some() {
             return Published::Repeated;
         }
         let Some((participant, at)) = participant.zip(event.event_time.or(event.remove_time)) else {
             return Published::Told;
         };
-        let key = of(participant);
+        let key = key_of(participant);
         if event.r#type() == ParticipantEventType::Removed {
             // Of two removals the later one counts, whichever comes first.
             if self.removals.get(&key).is_none_or(|removed| is_before(*removed, at)) {

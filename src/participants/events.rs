@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::writes::people;
 use super::{Error, Event, Participants, Position, Published, Told};
-use crate::feed::{Heard, Lease, LeaseError, Missed, NotPublished, Notice, Subscription};
+use crate::feed::{Heard, Lease, LeaseError, Missed, NotPublished, Notice, Subscription, Topic};
 use crate::ids::{AccountId, ApiVersion, Segment};
 use crate::proto::ParticipantEventType;
 use crate::telemetry::Metrics;
@@ -98,9 +98,10 @@ impl Participants {
 
     /// A stream of the events that pass the filter, after the place or from now on.
     pub fn watch(&self, filter: WatchFilter, after: Option<Position>) -> Result<Watch, Error> {
-        let subscription = self.feed.subscribe(after).map_err(|_| Error::ResumeTokenExpired)?;
-        let place = subscription.place();
-        Ok(Watch { subscription, filter, waiting: VecDeque::new(), place })
+        let WatchFilter { conversations, types } = filter;
+        let subscription = self.feed.subscribe_to(conversations, after);
+        let subscription = subscription.map_err(|_| Error::ResumeTokenExpired)?;
+        Ok(Watch { subscription, types, waiting: VecDeque::new() })
     }
 }
 
@@ -108,52 +109,39 @@ impl Participants {
 #[derive(Debug, Default)]
 pub struct WatchFilter {
     /// Empty: all.
-    pub conversations: HashSet<(AccountId, ApiVersion, String)>,
+    pub conversations: HashSet<Topic>,
     /// Empty: all.
     pub types: HashSet<ParticipantEventType>,
-}
-
-impl WatchFilter {
-    fn passes(&self, event: &Event) -> bool {
-        let Event { account, version, event } = event;
-        let is_wanted = || {
-            let id = event.participant.as_ref().map(|participant| participant.conversation_id.clone());
-            id.is_some_and(|id| self.conversations.contains(&(account.clone(), *version, id)))
-        };
-        (self.types.is_empty() || self.types.contains(&event.r#type()))
-            && (self.conversations.is_empty() || is_wanted())
-    }
 }
 
 /// A watcher's stream.
 pub struct Watch {
     subscription: Subscription,
-    filter: WatchFilter,
+    types: HashSet<ParticipantEventType>,
     waiting: VecDeque<Told>,
-    /// All that passes up to here was told.
-    place: Position,
 }
 
 impl Watch {
-    /// Where the stream resumes after what was told so far.
+    /// Where the stream resumes: all that passes up to here was told.
     pub fn place(&self) -> Position {
-        self.place
+        let next = self.waiting.front();
+        next.map_or_else(|| self.subscription.place(), |next| next.position.before())
     }
 
     /// Waits for the next event that passes. Cancelling it loses nothing.
     pub async fn next(&mut self) -> Result<Told, Error> {
         loop {
             if let Some(told) = self.waiting.pop_front() {
-                self.place = told.position;
                 return Ok(told);
             }
-            self.place = self.subscription.place();
             let batch = self.subscription.next().await;
             let batch = batch.map_err(|missed| match missed {
-                Missed::Lagged => Error::WatchLagged { resume: self.place },
+                Missed::Lagged => Error::WatchLagged { resume: self.subscription.place() },
                 Missed::Gone => Error::ResumeTokenExpired,
             })?;
-            self.waiting.extend(batch.into_iter().filter(|told| self.filter.passes(&told.event)));
+            let types = &self.types;
+            let passes = |told: &Told| types.is_empty() || types.contains(&told.event.event.r#type());
+            self.waiting.extend(batch.into_iter().filter(passes));
         }
     }
 }

@@ -155,9 +155,10 @@ const EVENTS: Row = Row {
     kind: "counter",
     unit: "",
     labels: &["participant.events.source", "participant.events.outcome"],
-    help: "Events of Twilio by what became of them: told, repeated (came before), outdated (older than the removal), test, \
-           unknown_type, undecodable (passed over), failed (has to come again); and deliveries that were refused whole: \
-           forged, refused (an event of another account), too_large, too_slow",
+    help: "Events of Twilio by what became of them: told, repeated (came before), outdated (older than the removal; with Redis \
+           these count as told), test, unknown_type, undecodable (passed over), failed (has to come again); and deliveries \
+           that were refused whole: refused (an event of another account), and, whether from a sink or a status callback, \
+           under the source webhook: forged, too_large, too_slow",
 };
 const EVENT_AGE: Row = Row {
     name: "participant.events.age",

@@ -15,6 +15,7 @@ use sha2::Sha256;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tonic::{Code, Streaming};
 
 use crate::harness::*;
@@ -346,6 +347,23 @@ on_both_versions! {
         assert_eq!(received(&gateway, source(face), "repeated").await, 2.0 + 19.0);
     }
 
+    /// Nothing is kept but in Redis.
+    async fn what_comes_again_after_a_restart_is_told_again(face) {
+        let mut before = listening("").await;
+        let event = Event::new(face, "1");
+        event.deliver(&before).await;
+        before.stop(Stop::Promptly);
+        before.ended().await.unwrap();
+        let after = listening("").await;
+        let mut watcher = Watcher::of(&after).await;
+        for _ in 0..2 {
+            event.deliver(&after).await;
+        }
+        assert_eq!(watcher.event().await.id, "1");
+        let outcomes = [received(&after, source(face), "told").await, received(&after, source(face), "repeated").await];
+        assert_eq!(outcomes, [1.0, 1.0]);
+    }
+
     async fn an_event_from_before_a_removal_does_not_bring_back_who_was_removed(face) {
         let gateway = listening("").await;
         let mut watcher = Watcher::of(&gateway).await;
@@ -410,7 +428,7 @@ on_both_versions! {
         for token in [token_of(&two), sandbox::AUTH_TOKEN.into()] {
             assert_eq!(of_one.delivery(&token).post(&gateway).await, 403);
         }
-        assert_eq!(received(&gateway, "webhook", "refused").await, 2.0);
+        assert_eq!(received(&gateway, source(face), "refused").await, 2.0);
         assert_eq!(of_one.delivery(&token_of(&one)).post(&gateway).await, 200);
         let told = watcher.event().await;
         assert_eq!((told.id, told.participant.unwrap().account_id), ("one".into(), one.clone()));
@@ -588,6 +606,28 @@ impl HalfSent {
         self.stream.read_exact(&mut head).await.unwrap();
         String::from_utf8(head).unwrap()
     }
+}
+
+/// Anybody can reach the listener, and hold more connections than it takes.
+#[tokio::test]
+async fn who_connects_and_sends_no_request_keeps_no_delivery_out() {
+    let gateway = listening("").await;
+    let mut watcher = Watcher::of(&gateway).await;
+    let mut strangers = Vec::new();
+    for number in 0..260 {
+        let mut stranger = TcpStream::connect(gateway.addresses.events.unwrap()).await.unwrap();
+        if number % 2 == 0 {
+            stranger.write_all(b"POST /events HTTP/1.1\r\nx-twilio-sig").await.unwrap();
+        }
+        strangers.push(stranger);
+    }
+    for id in ["1", "2"] {
+        Event::new(Face::V1, id).deliver(&gateway).await;
+        assert_eq!(watcher.event().await.id, id);
+    }
+    // The first gave way: it is closed, or reset where what it sent was not read.
+    let closed = timeout(PATIENCE, strangers[0].read(&mut [0])).await.expect("it is closed");
+    assert!(matches!(closed, Ok(0) | Err(_)));
 }
 
 // === What only one version has

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use participant_gateway::app::Stop;
 use participant_gateway::feed::{
-    Event, Feed, Heard, LeaseError, Notice, Published, RedisSettings, RedisUrlSource,
+    Capacity, Event, Feed, Heard, LeaseError, Notice, Published, RedisSettings, RedisUrlSource,
 };
 use participant_gateway::ids::{AccountId, ApiVersion, Segment};
 use participant_gateway::proto::*;
@@ -212,7 +212,8 @@ impl Peer {
             max_len: 100_000,
             retention: Duration::from_secs(3600),
         };
-        let feed = Feed::shared(10_000, settings, Metrics::new(None).unwrap());
+        let feed =
+            Feed::shared(Capacity { events: 10_000, bytes: 1 << 26 }, settings, Metrics::new(None).unwrap());
         let (following, end) = (feed.clone(), CancellationToken::new());
         let ended = end.clone();
         tokio::spawn(async move { following.follow(|heard, _| hear(heard), ended).await });
