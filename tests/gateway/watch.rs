@@ -116,6 +116,25 @@ on_both_versions! {
         assert_eq!(watcher.event().await.id, "of this version");
     }
 
+    /// As `serve --sandbox` does it: the sandbox calls the gateway's listener. A write is told once, by its event.
+    async fn what_is_written_through_the_sandboxs_gateway_is_told_once(face) {
+        let mut gateway = Gateway::told(&[]).await;
+        let mut watcher = Watcher::of(&gateway).await;
+        let created = gateway.create(face.create(face.newcomer(1))).await.unwrap();
+        gateway.update(face.update(face.marked("new"))).await.unwrap();
+        let told = [watcher.event().await, watcher.event().await];
+        assert_eq!(told.each_ref().map(ParticipantEvent::r#type), [ParticipantEventType::Added, ParticipantEventType::Updated]);
+        let [added, updated] = told.map(|event| event.participant.unwrap());
+        assert_eq!((&added.id, &added.addresses), (&created.id, &created.addresses));
+        assert_eq!((updated.id.as_str(), face.mark(&updated).as_str()), (face.participant(), "new"));
+        if face == Face::V1 {
+            gateway.delete(face.delete()).await.unwrap();
+            let removed = watcher.event().await;
+            assert_eq!(removed.r#type(), ParticipantEventType::Removed);
+            assert_eq!(removed.participant.unwrap().id, face.participant());
+        }
+    }
+
     async fn a_watcher_goes_on_after_a_break_without_a_gap_and_without_a_repetition(face) {
         let gateway = listening("").await;
         let mut watcher = Watcher::of(&gateway).await;
