@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, error};
 
 /// What a peer may take.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +74,12 @@ pub(super) async fn serve(
     loop {
         let stream = tokio::select! {
             () = end.cancelled() => break,
-            Some(_) = tasks.join_next() => continue,
+            Some(ended) = tasks.join_next() => {
+                if ended.is_err_and(|error| error.is_panic()) {
+                    error!("a connection to the events listener panicked");
+                }
+                continue;
+            }
             // axum's: where there are no more files it pauses.
             (stream, _) = Listener::accept(&mut listener) => stream,
         };
