@@ -219,7 +219,7 @@ impl Receiver {
             Incoming::Undecodable(Undecodable(key)) => {
                 warn!(%account, source = source.as_str(), key, "an event cannot be read, so everything is forgotten");
                 // It has changed something, and nobody can tell what.
-                self.participants.forget_everything();
+                self.participants.forget_everything().await?;
                 Ok("undecodable")
             }
         }

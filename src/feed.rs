@@ -206,6 +206,26 @@ impl Feed {
         }
     }
 
+    /// Lets the other replicas know now, or tells that it could not.
+    pub async fn announce(&self, notice: &Notice) -> Result<(), NotPublished> {
+        match &self.shared.redis {
+            Some(redis) => redis.announce(notice).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the watchers of all replicas, and forgets everything there: events are lost that should stand here.
+    pub async fn lose(&self) -> Result<(), NotPublished> {
+        if let Some(redis) = &self.shared.redis {
+            return redis.lose().await;
+        }
+        let mut state = self.state();
+        let after = state.latest.next();
+        state.restart(after, Vec::new());
+        self.shared.latest.send_replace(after);
+        Ok(())
+    }
+
     /// Waits for what other replicas are to be let know, a second at most.
     pub async fn flush(&self) {
         if let Some(redis) = &self.shared.redis {
@@ -250,27 +270,12 @@ impl Feed {
     /// Begins anew with these events: nothing from before the place can be resumed from.
     fn restart(&self, after: Position, events: Vec<(Position, Arc<Event>)>) {
         let mut state = self.state();
-        // Whoever sleeps may have missed something there.
-        let missed = state.latest.next();
-        state.sleepers.tell_all(missed);
-        state.latest = after.max(state.latest);
-        let floor = state.latest;
-        state.ring.clear(floor);
-        for (position, event) in events {
-            state.tell(position, event);
-        }
-        if state.begin == Position::default() {
-            // What others were told meanwhile was promised to whoever waited.
-            let came = state.awaited_since.filter(|_| floor < state.latest);
-            let came = came.map_or(state.latest, |epoch| Position { epoch, number: 0 });
-            state.begin = came.min(state.latest);
-        }
+        state.restart(after, events);
         self.shared.latest.send_replace(state.latest);
     }
 
-    /// So many events are kept at most.
-    fn capacity(&self) -> usize {
-        self.state().ring.capacity().events
+    fn capacity(&self) -> Capacity {
+        self.state().ring.capacity()
     }
 
     /// A watcher of all that comes after the place, or from now on.
@@ -318,6 +323,23 @@ impl Feed {
 }
 
 impl State {
+    fn restart(&mut self, after: Position, events: Vec<(Position, Arc<Event>)>) {
+        // Whoever sleeps may have missed something there.
+        self.sleepers.tell_all(self.latest.next());
+        self.latest = after.max(self.latest);
+        let floor = self.latest;
+        self.ring.clear(floor);
+        for (position, event) in events {
+            self.tell(position, event);
+        }
+        if self.begin == Position::default() {
+            // What others were told meanwhile was promised to whoever waited.
+            let came = self.awaited_since.filter(|_| floor < self.latest);
+            let came = came.map_or(self.latest, |epoch| Position { epoch, number: 0 });
+            self.begin = came.min(self.latest);
+        }
+    }
+
     fn tell(&mut self, position: Position, event: Arc<Event>) -> Published {
         let published = self.order.judge(&event);
         if published == Published::Told {

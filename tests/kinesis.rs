@@ -32,8 +32,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
-use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Streaming};
 use uuid::Uuid;
 
 /// Far longer than anything here takes: a test that waits for ever fails.
@@ -417,6 +417,18 @@ impl Watcher {
         }
     }
 
+    /// How it ends, without an event before that.
+    async fn ended(&mut self) -> Code {
+        loop {
+            let next = timeout(PATIENCE, self.stream.message()).await.expect("it does not end");
+            match next.map(|next| next.and_then(|next| next.message)) {
+                Ok(Some(Message::Heartbeat(_))) => {}
+                Ok(other) => panic!("{other:?} before the end"),
+                Err(status) => return status.code(),
+            }
+        }
+    }
+
     /// The ids of the next events.
     async fn ids(&mut self, count: usize) -> Vec<String> {
         let mut ids = Vec::new();
@@ -661,6 +673,9 @@ async fn a_stream_that_is_created_anew_is_read_although_a_shard_of_that_name_had
     stream.call("DeleteStream", json!({})).await;
     gateway.says("there is no such stream").await;
     stream.begin().await;
+    // Who was told of the old one may have missed the end of it.
+    assert_eq!(watcher.ended().await, Code::OutOfRange);
+    let mut watcher = gateway.watch().await;
     stream.put(updated("2")).await;
     assert_eq!(watcher.ids(1).await, ["2"]);
 }

@@ -231,7 +231,8 @@ impl Reader {
             tokio::select! {
                 mut shards = &mut listing => {
                     progress.close_ended(&mut shards);
-                    turns.extend(self.begin(&shards, places, progress).into_iter().map(|shard| shard.turn(self)));
+                    let begun = self.begin(&shards, places, progress).await;
+                    turns.extend(begun.into_iter().map(|shard| shard.turn(self)));
                     listing.set(self.list(LIST_INTERVAL));
                 }
                 Some((shard, turn)) = turns.next() => {
@@ -267,13 +268,13 @@ impl Reader {
     }
 
     /// Those that are to be read from here on.
-    fn begin(&self, shards: &[Listed], places: &mut Places, progress: &mut Progress) -> Vec<Shard> {
+    async fn begin(&self, shards: &[Listed], places: &mut Places, progress: &mut Progress) -> Vec<Shard> {
         let plan = Plan::new(shards, places);
         if plan.has_lost {
             warn!(
-                "records of the Kinesis stream went away before they were read: everything cached is forgotten"
+                "records of the Kinesis stream went away before they were read: everything cached is forgotten, and watchers end"
             );
-            self.receiver.participants.forget_everything();
+            shard::lose_events(&self.receiver.participants).await;
         }
         progress.forget_succeeded(shards, places, &plan.places);
         *places = plan.places;

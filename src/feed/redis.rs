@@ -158,6 +158,20 @@ impl Redis {
         self.0.noticed.notify_one();
     }
 
+    /// Puts the notice into the stream.
+    pub(super) async fn announce(&self, notice: &Notice) -> Result<(), NotPublished> {
+        self.put(&entry::of_notice(&self.0.replica, notice)).await
+    }
+
+    /// Puts a gap into the stream; each replica's reader ends its watchers there.
+    pub(super) async fn lose(&self) -> Result<(), NotPublished> {
+        self.put(&entry::of_gap()).await
+    }
+
+    async fn put(&self, fields: &[(&str, Vec<u8>)]) -> Result<(), NotPublished> {
+        self.run::<Option<String>>(&self.add(None, fields)).await.map(|_| ()).map_err(|_| NotPublished)
+    }
+
     /// Waits until all notices are sent, for as long as Redis may take.
     pub(super) async fn flush(&self) {
         let all_sent = async {

@@ -107,6 +107,22 @@ async fn who_lags_is_told_so_while_its_place_can_be_resumed() {
 }
 
 #[tokio::test]
+async fn who_watches_while_events_are_lost_is_told_so() {
+    let feed = kept(10);
+    publish(&feed, added(0));
+    let mut all = feed.subscribe(None).unwrap();
+    let mut few = feed.subscribe_to(topics("CH1"), None).unwrap();
+    feed.lose().await.unwrap();
+    for watcher in [&mut all, &mut few] {
+        assert_eq!(next(watcher).await.err(), Some(Missed::Gone));
+        assert_eq!(feed.subscribe(Some(watcher.place())).err(), Some(Expired));
+    }
+    let mut later = feed.subscribe(None).unwrap();
+    publish(&feed, added(1));
+    assert_eq!(ids(&next(&mut later).await.unwrap()), ["EZ1"]);
+}
+
+#[tokio::test]
 async fn who_asks_again_only_when_it_is_gone_is_told_so() {
     let feed = kept(4);
     let mut asleep = feed.subscribe(None).unwrap();

@@ -80,10 +80,16 @@ impl Participants {
         metrics.observe_kinesis(move || freshness.behind());
     }
 
-    /// Forgets everything cached, here and at the other replicas, for events that nobody tells any more.
-    pub fn forget_everything(&self) {
+    /// Forgets everything cached, here and at the other replicas, for an event that nobody can read.
+    pub async fn forget_everything(&self) -> Result<(), NotPublished> {
         self.cache.forget_all();
-        self.feed.notify(Notice::Everything);
+        self.feed.announce(&Notice::Everything).await
+    }
+
+    /// The same, for events that nobody tells any more. Watchers, who would not be told of them, end.
+    pub async fn lose_events(&self) -> Result<(), NotPublished> {
+        self.cache.forget_all();
+        self.feed.lose().await
     }
 
     /// The right to read a source for all replicas, [as](crate::feed::Feed::lease) the feed gives it.

@@ -16,6 +16,7 @@ use participant_gateway::ids::{AccountId, ApiVersion, Segment};
 use participant_gateway::proto::*;
 use participant_gateway::sandbox;
 use participant_gateway::telemetry::Metrics;
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -339,6 +340,11 @@ on_both_versions! {
         redis.kill();
         let lost = events::Event::new(face, "EZ3");
         assert_eq!(lost.delivery(sandbox::AUTH_TOKEN).post(&replicas[0]).await, 503);
+        // Nobody can read it, so all have to forget everything, and could not be told.
+        let mut unreadable = events::Event::new(face, "unreadable").json();
+        unreadable["data"] = json!({ "Identity": 5, "name": 5 });
+        let unreadable = events::Delivery::new(unreadable.to_string(), sandbox::AUTH_TOKEN);
+        assert_eq!(unreadable.post(&replicas[0]).await, 503);
         redis.start_again();
         until(async || lost.delivery(sandbox::AUTH_TOKEN).post(&replicas[1]).await == 200).await;
         for watcher in &mut watchers {

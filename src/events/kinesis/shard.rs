@@ -1,7 +1,7 @@
 //! One shard: its turns, and what is done when one fails.
 
 use std::collections::HashSet;
-use std::mem::{self, Discriminant, discriminant};
+use std::mem::{Discriminant, discriminant};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::sleep;
@@ -11,8 +11,9 @@ use tracing::{debug, info, warn};
 use super::Reader;
 use super::client::{Error, Page, Record};
 use super::shards::Place;
-use crate::events::{Incoming, Source, Undecodable, cloud_event};
+use crate::events::{Incoming, Receiver, Source, Undecodable, cloud_event};
 use crate::ids::AccountId;
+use crate::participants::{NotPublished, Participants};
 
 const SOURCE: Source = Source::Kinesis;
 
@@ -59,6 +60,34 @@ enum Weighed<'a> {
     Passed(&'static str),
 }
 
+/// Tells that records went away before anybody read them.
+pub(super) async fn lose_events(participants: &Participants) {
+    let mut refused = Refused::new("that events of Kinesis are lost");
+    while participants.lose_events().await.is_err() {
+        refused.wait().await;
+    }
+}
+
+/// What cannot be handed on is handed on again, however long that takes: who read on without it would have lost it.
+struct Refused {
+    what: &'static str,
+    times: u32,
+}
+
+impl Refused {
+    fn new(what: &'static str) -> Self {
+        Self { what, times: 0 }
+    }
+
+    async fn wait(&mut self) {
+        if self.times == 0 {
+            warn!("{} cannot be handed on: the reading waits", self.what);
+        }
+        self.times += 1;
+        sleep(backoff(self.times)).await;
+    }
+}
+
 impl Shard {
     pub(super) fn new(place: Place, id: String) -> Self {
         let has_missed = place == Place::Now;
@@ -77,7 +106,7 @@ impl Shard {
                 (self, turn)
             }
             Err(error) => {
-                let turn = self.fail(&error).await;
+                let turn = self.fail(&error, reader).await;
                 (self, turn)
             }
         }
@@ -104,8 +133,12 @@ impl Shard {
             self.apply_one(&record, reader).await;
             self.place = Place::After(record.sequence_number);
         }
-        if mem::take(&mut self.has_missed) {
-            reader.receiver.participants.forget_everything();
+        let mut refused = Refused::new("that everything is to be forgotten");
+        while self.has_missed {
+            match reader.receiver.participants.forget_everything().await {
+                Ok(()) => self.has_missed = false,
+                Err(NotPublished) => refused.wait().await,
+            }
         }
         self.iterator = page.next;
         if self.iterator.is_none() {
@@ -166,22 +199,19 @@ impl Shard {
     }
 
     async fn hand_on(&self, account: &AccountId, incoming: &Incoming, reader: &Reader) {
-        let mut failures = 0;
+        let Receiver { metrics, .. } = &reader.receiver;
+        let mut refused = Refused::new("an event of Kinesis");
         loop {
             let result = reader.receiver.apply(SOURCE, account, incoming.clone()).await;
-            reader.receiver.metrics.event_received(SOURCE.as_str(), result.unwrap_or("failed"));
-            if result.is_ok() {
-                return;
+            metrics.event_received(SOURCE.as_str(), result.unwrap_or("failed"));
+            match result {
+                Ok(_) => return,
+                Err(NotPublished) => refused.wait().await,
             }
-            if failures == 0 {
-                warn!(shard = self.id, "an event of Kinesis cannot be handed on: its shard waits");
-            }
-            failures += 1;
-            sleep(backoff(failures)).await;
         }
     }
 
-    async fn fail(&mut self, error: &Error) -> Turn {
+    async fn fail(&mut self, error: &Error, reader: &Reader) -> Turn {
         match error {
             Error::IteratorExpired => {
                 self.iterator = None;
@@ -190,7 +220,8 @@ impl Shard {
             // The place is none of this shard, or no longer: AWS has nothing that could be read after it.
             Error::Invalid(_) if self.iterator.is_none() && self.place != Place::Oldest => {
                 warn!(shard = self.id, place = %self.place, "the place in the Kinesis shard is gone: reading what there is");
-                (self.place, self.has_missed) = (Place::Oldest, true);
+                self.place = Place::Oldest;
+                lose_events(&reader.receiver.participants).await;
                 return Turn::Failed;
             }
             // Then it is the iterator.

@@ -20,7 +20,7 @@ pub(super) enum Entry {
         from: String,
         notice: Notice,
     },
-    /// What came before it was lost. The reader's script adds it.
+    /// What came before it was lost: in Redis, where the reader's script adds it, or at a source of events.
     Gap,
     /// What this build cannot read, such as an entry of a later one.
     Unknown,
@@ -61,6 +61,10 @@ pub(super) fn of_notice(from: &str, notice: &Notice) -> Fields {
     fields
 }
 
+pub(super) fn of_gap() -> Fields {
+    vec![("kind", "gap".into())]
+}
+
 impl Entry {
     pub(super) fn decode(fields: &HashMap<String, Value>) -> Self {
         Self::known(fields).unwrap_or(Self::Unknown)
@@ -99,6 +103,15 @@ impl Entry {
 /// The place and the content of an entry.
 pub(super) fn read(entry: &StreamId) -> Result<(Position, Entry), RedisError> {
     Ok((position(&entry.id)?, Entry::decode(&entry.map)))
+}
+
+/// Bytes of its values.
+pub(super) fn size(entry: &StreamId) -> usize {
+    let size = |value: &Value| match value {
+        Value::BulkString(bytes) => bytes.len(),
+        _ => 0,
+    };
+    entry.map.values().map(size).sum()
 }
 
 pub(super) fn position(id: &str) -> Result<Position, RedisError> {
@@ -168,6 +181,6 @@ mod properties {
 
     #[test]
     fn a_gap_is_read_as_one() {
-        assert_eq!(Entry::decode(&stored(vec![("kind", "gap".into())])), Entry::Gap);
+        assert_eq!(Entry::decode(&stored(of_gap())), Entry::Gap);
     }
 }

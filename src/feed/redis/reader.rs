@@ -24,7 +24,7 @@ const BLOCK: Duration = Duration::from_secs(1);
 const LONGEST_SILENCE: Duration = Duration::from_secs(5);
 const BATCH: usize = 256;
 /// Entries per request of what is loaded at the start.
-const PAGE: usize = 1000;
+const PAGE: usize = 250;
 /// From one attempt to connect to the next.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -192,16 +192,19 @@ impl<H: Fn(Heard<'_>, Duration) + Send + Sync> Reader<'_, H> {
         last: &str,
     ) -> Result<Vec<StreamId>, RedisError> {
         let mut newest_first = Vec::<StreamId>::new();
+        let (capacity, mut bytes) = (self.feed.capacity(), 0);
         let mut until = last.to_owned();
         loop {
-            let wanted = PAGE.min(self.feed.capacity() - newest_first.len());
+            let wanted = PAGE.min(capacity.events - newest_first.len());
             let mut range = cmd("XREVRANGE");
             range.arg(self.redis.stream()).arg(&until).arg("-").arg("COUNT").arg(wanted);
             let page: StreamRangeReply = range.query_async(connection).await?;
             let is_last = page.ids.len() < PAGE;
+            bytes += page.ids.iter().map(entry::size).sum::<usize>();
             newest_first.extend(page.ids);
+            let is_full = newest_first.len() >= capacity.events || bytes as u64 >= capacity.bytes;
             match newest_first.last() {
-                Some(oldest) if !is_last && newest_first.len() < self.feed.capacity() => {
+                Some(oldest) if !is_last && !is_full => {
                     until = format!("({}", oldest.id);
                 }
                 _ => return Ok(newest_first),
