@@ -7,6 +7,7 @@ import unittest
 
 import yaml
 
+import manifests
 import pod_security
 from render import CHART, ROOT, Refused, by_kind, config, helm, named, pod_of, preset_names, render, render_text, value_arguments
 
@@ -120,9 +121,19 @@ class Refusals(unittest.TestCase):
         self.refused("prometheusRule.runbookBaseUrl: set", prometheusRule__enabled=True)
         self.refused("grpcRoute.parentRefs: name", grpcRoute__enabled=True)
 
-    def test_an_older_cluster(self):
+    def test_a_cluster_that_is_too_old(self):
         with self.assertRaises(Refused):
             render_text("default", kube="1.26.0")
+
+
+class OlderClusters(unittest.TestCase):
+    def test_they_know_every_field(self):
+        """The newest are checked by manifests.py."""
+        for minor in ("1.27", "1.29", "1.30", "1.34"):
+            for name in preset_names():
+                for item in render(name, {"service.trafficDistribution": "PreferClose"}, f"{minor}.0"):
+                    with self.subTest(minor, preset=name, kind=item["kind"]):
+                        manifests.validate(item, minor)
 
 
 class Configuration(unittest.TestCase):
@@ -154,6 +165,8 @@ class Configuration(unittest.TestCase):
         self.assertEqual(settings["upstream"], {"max_response_bytes": 123456789012, "propagate_trace": True})
         self.assertEqual(settings["log"]["filter"], text)
         self.assertEqual(settings["page_token_key_file"], "/key")
+        # Out of a file of values Helm reads every number as a float.
+        self.assertIs(type(config(render("full"))["upstream"]["max_response_bytes"]), int)
 
     def test_further_accounts_follow_the_first(self):
         accounts = config(render("full"))["accounts"]
