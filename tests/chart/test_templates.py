@@ -65,7 +65,8 @@ class Refusals(unittest.TestCase):
 
     def test_credentials(self):
         self.refused("twilio.existingSecret: there are no credentials", preset=None)
-        self.refused("twilio.existingSecret: twilio.accountSid is set", preset=None, twilio__accountSid=SID, config__accounts=[{"account_sid": SID}])
+        further = {"config__accounts": [{"account_sid": SID}], "preset": None}
+        self.refused("twilio.existingSecret: twilio.accountSid is set", twilio__accountSid=SID, **further)
         self.refused("twilio.accountSid: set the SID", twilio__accountSid="")
         self.refused("twilio.existingSecret, twilio.inline: set one of them", twilio__inline__apiSecret="x")
         self.refused("twilio.existingSecret, twilio.csi.secretProviderClass: set one", twilio__csi__secretProviderClass="x")
@@ -93,6 +94,11 @@ class Refusals(unittest.TestCase):
                 setting = 1 if key == "cache.max_bytes" else "x"
                 self.refused(f"config.{key}: set the value {value}", **{f"config.{key}": setting})
 
+    def test_variables(self):
+        self.refused("extraEnv: TWILIO_AUTH_TOKEN would be readable", extraEnv=[{"name": "TWILIO_AUTH_TOKEN", "value": "x"}])
+        drain = [{"name": "GATEWAY_DRAIN_TIMEOUT", "value": "1h"}]
+        self.refused("extraEnv: in place of GATEWAY_DRAIN_TIMEOUT set the value drain.timeout", extraEnv=drain)
+
     def test_events(self):
         self.refused("events.publicUrl: set the URL", events__enabled=True)
         self.refused("events.enabled: set it", events__ingress__enabled=True)
@@ -100,12 +106,13 @@ class Refusals(unittest.TestCase):
         self.refused("events.publicUrl: its path is /hook", preset="full", events__publicUrl="https://a.example.com/hook")
         self.refused("events.enabled: the sandbox's events", preset="sandbox", events__enabled=True)
         self.refused("kinesis.region: set it", kinesis__stream="events")
-        self.refused("bus.redis.url: bus.redis.existingSecret is set", bus__redis__url="redis://r", bus__redis__existingSecret="r")
+        redis = {"bus.redis.url": "redis://r", "bus.redis.existingSecret": "r"}
+        self.refused("bus.redis.url: bus.redis.existingSecret is set", **redis)
 
     def test_pods(self):
         self.refused("replicaCount: autoscaling.enabled decides", autoscaling__enabled=True, replicaCount=3)
         self.refused("autoscaling.minReplicas: it is above", autoscaling__enabled=True, autoscaling__minReplicas=11)
-        self.refused("autoscaling.targetCPUUtilizationPercentage: it is a share", autoscaling__enabled=True, resources__requests__cpu=None)
+        self.refused("autoscaling.targetCPUUtilizationPercentage: it is", **HPA, resources__requests__cpu=None)
         self.refused("replicaCount: each pod would have a sandbox", preset="sandbox", replicaCount=2)
         self.refused("replicaCount: each pod would have a sandbox", preset="sandbox", autoscaling__enabled=True)
         self.refused("drain.terminationGracePeriodSeconds: 34 is less than the 35", drain__terminationGracePeriodSeconds=34)
@@ -113,7 +120,8 @@ class Refusals(unittest.TestCase):
         self.refused("cache.maxBytes: more than three quarters", cache__maxBytes=250000000)
 
     def test_meshes_and_monitoring(self):
-        self.refused("mesh.routes.writeTimeout: it has to be above limits.call_timeout, 30s", preset="istio", mesh__routes__writeTimeout="30s")
+        short = {"mesh.routes.writeTimeout": "30s"}
+        self.refused("mesh.routes.writeTimeout: it has to be above limits.call_timeout, 30s", preset="istio", **short)
         self.refused("above limits.call_timeout, 1m", preset="linkerd", config__limits__call_timeout="1m")
         self.refused("mesh.linkerd.probeNetworks: name", preset="linkerd", mesh__linkerd__probeNetworks=[])
         self.refused("test.enabled: without native sidecars", preset="istio", mesh__nativeSidecar=False)
@@ -399,7 +407,8 @@ class Pods(unittest.TestCase):
                     self.assertFalse(wanted.items() <= test.items())
 
     def test_common_labels_cannot_break_the_selectors(self):
-        objects = render("default", {"commonLabels": {"app.kubernetes.io/name": "x", "a": "b"}, "podLabels": {"app.kubernetes.io/instance": "y"}})
+        common = {"app.kubernetes.io/name": "x", "a": "b"}
+        objects = render("default", {"commonLabels": common, "podLabels": {"app.kubernetes.io/instance": "y"}})
         selector = named(objects, "Deployment")["spec"]["selector"]["matchLabels"]
         labels = pod_of(objects)["metadata"]["labels"]
         self.assertLessEqual(selector.items(), labels.items())
@@ -424,7 +433,8 @@ class Services(unittest.TestCase):
         self.assertEqual({suffix for suffix, spec in services.items() if "clusterIP" in spec}, {"-headless"})
 
     def test_settings(self):
-        objects = render("default", {"service.appProtocol": "kubernetes.io/h2c", "service.headless": False, "service.ipFamilyPolicy": ""})
+        values = {"service.appProtocol": "kubernetes.io/h2c", "service.headless": False, "service.ipFamilyPolicy": ""}
+        objects = render("default", values)
         self.assertEqual(named(objects, "Service")["spec"]["ports"][0]["appProtocol"], "kubernetes.io/h2c")
         self.assertNotIn("ipFamilyPolicy", named(objects, "Service")["spec"])
         self.assertEqual(len(by_kind(objects, "Service")), 2)
@@ -512,9 +522,9 @@ class Meshes(unittest.TestCase):
         old = {"mesh.nativeSidecar": False, "test.enabled": False}
         linkerd = pod_of(render("linkerd", old))["metadata"]["annotations"]
         self.assertEqual(linkerd["config.linkerd.io/proxy-await"], "enabled")
-        self.assertEqual(linkerd["config.alpha.linkerd.io/proxy-wait-before-exit-seconds"], "35")
+        self.assertEqual(linkerd["config.alpha.linkerd.io/proxy-wait-before-exit-seconds"], "32")
         istio = yaml.safe_load(pod_of(render("istio", old))["metadata"]["annotations"]["proxy.istio.io/config"])
-        self.assertEqual(istio, {"holdApplicationUntilProxyStarts": True, "terminationDrainDuration": "35s"})
+        self.assertEqual(istio, {"holdApplicationUntilProxyStarts": True, "terminationDrainDuration": "32s"})
 
     def test_a_test_beside_an_older_sidecar_has_none(self):
         old = {"mesh.kind": "linkerd", "mesh.nativeSidecar": False}
@@ -790,8 +800,9 @@ class Values(unittest.TestCase):
         if kind == "integer":
             return [node.get("minimum", 0), node.get("minimum", 0) + 50]
         if kind == "array":
-            items = node["items"]
-            return [["10.9.0.0/16"]] if "pattern" in items else [["changed"]] if items["type"] == "string" else [[{"name": "changed", "mountPath": "/c"}]]
+            if node["items"]["type"] == "object":
+                return [[{"name": "changed", "mountPath": "/changed"}]]
+            return [["10.9.0.0/16"]] if "pattern" in node["items"] else [["changed"]]
         return [{"changed": {"a": "b"}}] if kind == "object" else ["changed"]
 
     def test_templates_use_no_other_value(self):
