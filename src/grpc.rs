@@ -15,7 +15,7 @@ use futures_util::{Stream, StreamExt as _};
 use prost_types::Timestamp;
 use tonic::{Request, Response, Status};
 
-pub use call::{CallLayer, CallService};
+pub use call::{CallLayer, CallService, code_name};
 pub use status::{DOMAIN, On, Reason, Retry, Row, TABLE, catalogue};
 
 use crate::ids::{Accounts, ApiVersion};

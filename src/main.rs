@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use participant_gateway::app::{self, App, Signals, greeting};
 use participant_gateway::config::{self, Command, Config, Problem, Upstream};
-use participant_gateway::sandbox;
 use participant_gateway::telemetry::{self, Telemetry};
+use participant_gateway::{probe, sandbox};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -18,6 +18,9 @@ fn main() -> ExitCode {
     let settled = match config::parse(std::env::args_os(), &env) {
         Ok(Command::Serve(report)) => report.outcome.map(|config| run(serve(config))),
         Ok(Command::Sandbox(settings)) => settings.map(|settings| run(fake(settings))),
+        Ok(Command::Probe(settings)) => {
+            settings.map(|settings| run(async { Ok(probe::run(settings, say).await?) }))
+        }
         Ok(Command::CheckConfig(report)) => {
             say(report.lines.join("\n"));
             report.outcome.map(|_| ExitCode::SUCCESS)

@@ -988,3 +988,144 @@ async fn sigterm_under_load_loses_no_accepted_call() {
     assert!(at_goaway > at_sigterm, "it does not serve during the delay");
     assert!(gateway.err.all.last().unwrap().contains("drained"), "{:#?}", gateway.err.all);
 }
+
+// === The probe
+
+const NO_CONVERSATION: [&str; 2] =
+    ["CH99999999999999999999999999999999", "conv_conversation_99999999999999999999999999"];
+
+/// Off this thread, on which the sandbox may run that the gateway asks meanwhile.
+async fn probe(address: SocketAddr, flags: &[&str]) -> Output {
+    let mut command = gateway();
+    command.args(["probe", "--address", &address.to_string()]).args(flags);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+/// The one step that failed, as it is told.
+fn failed_step(output: &Output) -> String {
+    let told = text(&output.stderr);
+    assert_eq!((output.status.code(), told.matches("FAILED  ").count()), (Some(1), 1), "{output:?}");
+    assert!(told.contains(" ms)") && told.contains("next: "), "{told}");
+    told
+}
+
+#[tokio::test]
+async fn a_probe_takes_every_step_and_reads_past_the_cache() {
+    let (upstream, control, _end) = lasting_sandbox().await;
+    let mut gateway = Process::serve(&[&upstream], &ACCOUNT);
+    let ready = gateway.ready().await;
+    let bare = text(&probe(ready.grpc, &[]).await.stdout);
+    assert_eq!(bare.lines().count(), 4, "{bare}");
+    assert_eq!(control.get("requests").await["total"], 0);
+    for (at, (conversation, version)) in
+        [(V1_CONVERSATION, "v1"), (V2_CONVERSATION, "v2"), (V1_CONVERSATION, "v1")].into_iter().enumerate()
+    {
+        let read = ["--conversation", conversation];
+        let named = ["--api-version", version, "--account-id", sandbox::ACCOUNT_SID];
+        for (flags, nth) in
+            [(&read[..], 1), (&[read, [named[0], named[1]], [named[2], named[3]]].concat(), 2)]
+        {
+            let output = probe(ready.grpc, flags).await;
+            let told = text(&output.stdout);
+            assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{told}");
+            assert_eq!(told.lines().filter(|line| line.ends_with(" ms)")).count(), 5, "{told}");
+            let steps =
+                ["connection", "health of \"\"", SERVICE, "reflection", "ListParticipants: 1 from Twilio"];
+            for (line, step) in told.lines().zip(steps) {
+                assert!(line.starts_with("ok ") && line.contains(step), "{told}");
+            }
+            assert_eq!(control.get("requests").await["total"], 2 * at + nth);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_probe_finds_nothing_where_nothing_listens() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = probe(free, &[]).await;
+    assert!(failed_step(&output).contains("connection: no connection: "), "{output:?}");
+    assert!(failed_step(&output).contains("refused") && output.stdout.is_empty(), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_probe_tells_another_server_from_a_gateway() {
+    let mut gateway = Process::serve(&["--sandbox"], &[]);
+    let ready = gateway.ready().await;
+    assert!(failed_step(&probe(ready.admin, &[]).await).contains("health of \"\": "));
+}
+
+#[tokio::test]
+async fn a_probe_fails_while_the_gateway_drains() {
+    let mut gateway = Process::serve(&["--sandbox", "--drain-delay=10m"], &[]);
+    let ready = gateway.ready().await;
+    gateway.signal(Signal::Terminate);
+    gateway.err.until("not ready").await;
+    let output = probe(ready.grpc, &["--conversation", V1_CONVERSATION]).await;
+    assert!(failed_step(&output).contains(&format!("health of {SERVICE:?}: NOT_SERVING")), "{output:?}");
+    assert!(text(&output.stdout).contains("health of \"\": SERVING"), "{output:?}");
+}
+
+#[tokio::test]
+async fn an_unknown_conversation_passes_a_probe_only_where_it_is_expected() {
+    let mut gateway = Process::serve(&["--sandbox"], &[]);
+    let ready = gateway.ready().await;
+    for (none, some) in NO_CONVERSATION.into_iter().zip([V1_CONVERSATION, V2_CONVERSATION]) {
+        let told = failed_step(&probe(ready.grpc, &["--conversation", none]).await);
+        assert!(told.contains("ListParticipants: NOT_FOUND, CONVERSATION_NOT_FOUND: "), "{told}");
+        let output = probe(ready.grpc, &["--conversation", none, "--expect-not-found"]).await;
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(text(&output.stdout).contains("no such conversation, as expected"), "{output:?}");
+        let told = failed_step(&probe(ready.grpc, &["--conversation", some, "--expect-not-found"]).await);
+        assert!(told.contains("leave --expect-not-found out"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn expecting_no_conversation_excuses_nothing_else() {
+    let (upstream, _, _end) = lasting_sandbox().await;
+    let wrong = [ACCOUNT[0], ("TWILIO_AUTH_TOKEN", "planted-auth-token")];
+    let mut gateway = Process::serve(&[&upstream], &wrong);
+    let ready = gateway.ready().await;
+    for none in NO_CONVERSATION {
+        let told = failed_step(&probe(ready.grpc, &["--conversation", none, "--expect-not-found"]).await);
+        assert!(told.contains("FAILED_PRECONDITION, UPSTREAM_CREDENTIALS_REJECTED: "), "{told}");
+        assert!(told.contains("next: on-call: replace"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_probe_does_not_outlast_its_timeout() {
+    // The kernel accepts for it; it never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let output = probe(silent.local_addr().unwrap(), &["--timeout=300ms"]).await;
+    assert!(failed_step(&output).contains("health of \"\": no answer in time"), "{output:?}");
+
+    let mut gateway = Process::serve(&["--sandbox"], &[]);
+    let ready = gateway.ready().await;
+    ready.embedded().fault(json!({ "match": { "method": "GET" }, "hold": true })).await;
+    let output = probe(ready.grpc, &["--timeout=1s", "--conversation", V1_CONVERSATION]).await;
+    assert!(failed_step(&output).contains("ListParticipants: no answer in time"), "{output:?}");
+}
+
+#[test]
+fn a_probe_that_is_asked_for_wrongly_exits_64() {
+    let conversation = ["--address=127.0.0.1:1", "--conversation", V1_CONVERSATION];
+    for (flags, named) in [
+        (&[][..], "--address"),
+        (&["--address=127.0.0.1"], "--address"),
+        (&["--address=:50051"], "--address"),
+        (&["--address=me@127.0.0.1:1"], "--address"),
+        (&["--address=127.0.0.1:99999"], "--address"),
+        (&["--address=http://127.0.0.1:1"], "--address"),
+        (&["--address=127.0.0.1:1", "--timeout=0s"], "--timeout"),
+        (&["--address=127.0.0.1:1", "--conversation=.."], "--conversation"),
+        (&["--address=127.0.0.1:1", "--expect-not-found"], "--conversation"),
+        (&["--address=127.0.0.1:1", "--api-version=v1"], "--conversation"),
+        (&[&conversation[..], &["--api-version=v3"]].concat(), "--api-version"),
+        (&[&conversation[..], &["--account-id=AC1"]].concat(), "--account-id"),
+    ] {
+        let output = run(&[&["probe"], flags].concat(), &[]);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(64), 0), "{flags:?} {output:?}");
+        assert!(text(&output.stderr).contains(named), "{flags:?} {output:?}");
+    }
+}

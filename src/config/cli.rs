@@ -4,10 +4,13 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 
 use clap::{Arg, ArgAction, ArgMatches};
+use http::uri::Authority;
 
 use super::settings::SETTINGS;
-use super::{Flags, Lookup, Problem, Report, load, parse_faults};
-use crate::sandbox;
+use super::{Flags, Lookup, Problem, Report, limit, load, parse_faults};
+use crate::ids::{AccountId, Segment};
+use crate::proto::{ApiVersion, ConversationRef};
+use crate::{probe, sandbox};
 
 /// What the process is to do.
 #[derive(Debug)]
@@ -16,6 +19,8 @@ pub enum Command {
     Serve(Report),
     /// Run the fake Twilio alone.
     Sandbox(Result<sandbox::Settings, Vec<Problem>>),
+    /// Ask a running gateway whether it serves.
+    Probe(Result<probe::Settings, Vec<Problem>>),
     /// Report the configuration.
     CheckConfig(Report),
 }
@@ -37,6 +42,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, env: Lookup<'_>) -> Resul
     })?;
     Ok(match matches.subcommand() {
         Some(("sandbox", matches)) => Command::Sandbox(sandbox_alone(matches)),
+        Some(("probe", matches)) => Command::Probe(probe_settings(matches)),
         Some(("check-config", matches)) => Command::CheckConfig(load(flags(matches), env)),
         Some((_, matches)) => Command::Serve(load(flags(matches), env)),
         // clap has required a subcommand.
@@ -90,9 +96,25 @@ fn command() -> clap::Command {
                 .arg(listen.help("Address to listen on; port 0 takes a free one"))
                 .arg(fault("fault")),
         )
+        .subcommand(probe_command())
         .subcommand(
             configured("check-config").about("Read and report the configuration, with every problem at once"),
         )
+}
+
+fn probe_command() -> clap::Command {
+    let arg = |name: &'static str, value: &'static str| Arg::new(name).long(name).value_name(value);
+    let of_read = |arg: Arg| arg.requires("conversation");
+    let expect_not_found = Arg::new("expect-not-found").long("expect-not-found").action(ArgAction::SetTrue);
+    clap::Command::new("probe")
+        .about("Ask a running gateway whether it serves: health, reflection, and one read through to Twilio")
+        .arg(arg("address", "HOST:PORT").required(true).help("The gateway's gRPC listener"))
+        .arg(arg("timeout", "DURATION").default_value("5s").help("All steps together may take so long"))
+        .arg(arg("conversation", "ID").help("Conversation whose participants are listed, past the cache"))
+        .arg(of_read(arg("api-version", "VERSION").value_parser(["v1", "v2"]).help("API that holds it")))
+        .arg(of_read(arg("account-id", "SID").help("Account that holds it, if not the default one")))
+        .arg(of_read(expect_not_found.help("Pass if Twilio says that there is no such conversation")))
+        .after_help("Exits with 0 if every step passes, with 1 at the first that fails.")
 }
 
 fn flags(matches: &ArgMatches) -> Flags {
@@ -133,4 +155,48 @@ fn sandbox_alone(matches: &ArgMatches) -> Result<sandbox::Settings, Vec<Problem>
         }
         _ => Err(problems),
     }
+}
+
+fn probe_settings(matches: &ArgMatches) -> Result<probe::Settings, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let text = |name: &str| matches.get_one::<String>(name).map_or("", String::as_str);
+    let mut checked = |flag: &str, problem: Option<&str>| {
+        let problem = problem.map(|text| Problem { at: format!("--{flag}"), text: text.to_owned() });
+        problems.extend(problem);
+    };
+    let address = grpc_address(text("address"));
+    checked("address", address.as_ref().err().copied());
+    let timeout = limit(text("timeout"));
+    checked("timeout", timeout.as_ref().err().copied());
+    let read = matches.contains_id("conversation").then(|| {
+        checked("conversation", Segment::parse(text("conversation")).err());
+        let account_id = text("account-id");
+        let is_account = account_id.is_empty() || AccountId::parse(account_id).is_some();
+        checked("account-id", (!is_account).then_some("must be AC and 32 hex digits"));
+        let api_version = match text("api-version") {
+            "v1" => ApiVersion::V1,
+            "v2" => ApiVersion::V2,
+            _ => ApiVersion::Unspecified,
+        };
+        let conversation = ConversationRef {
+            conversation_id: text("conversation").to_owned(),
+            service_id: String::new(),
+            account_id: account_id.to_owned(),
+            api_version: api_version.into(),
+        };
+        probe::Read { conversation, expects_not_found: matches.get_flag("expect-not-found") }
+    });
+    match (address, timeout) {
+        (Ok(address), Ok(timeout)) if problems.is_empty() => Ok(probe::Settings { address, timeout, read }),
+        _ => Err(problems),
+    }
+}
+
+fn grpc_address(text: &str) -> Result<Authority, &'static str> {
+    let address: Option<Authority> = text.parse().ok();
+    let address = address.filter(|address| {
+        let is_whole = !address.host().is_empty() && address.port_u16().is_some_and(|port| port > 0);
+        is_whole && !address.as_str().contains('@')
+    });
+    address.ok_or("must be host:port, such as 127.0.0.1:50051")
 }

@@ -304,8 +304,8 @@ fn is_server_error(code: Code) -> bool {
     )
 }
 
-/// The code's name in the gRPC protocol.
-fn code_name(code: Code) -> &'static str {
+/// The code's name in the gRPC protocol, such as `NOT_FOUND`.
+pub fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",
