@@ -87,15 +87,15 @@ app.kubernetes.io/component: gateway
 {{- ternary .Values.drain.preStopSleepSeconds 0 (semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version) -}}
 {{- end }}
 
-{{/* From the pod's end until everything is done that its end takes. */}}
+{{/* From the pod's end until the last call has. */}}
 {{- define "participant-gateway.drainSeconds" -}}
 {{- $delay := include "participant-gateway.seconds" .Values.drain.delay | int -}}
 {{- $timeout := include "participant-gateway.seconds" .Values.drain.timeout | int -}}
-{{- add (include "participant-gateway.preStopSeconds" . | int) $delay $timeout .Values.drain.marginSeconds -}}
+{{- add (include "participant-gateway.preStopSeconds" . | int) $delay $timeout -}}
 {{- end }}
 
 {{- define "participant-gateway.gracePeriod" -}}
-{{- $sum := include "participant-gateway.drainSeconds" . | int -}}
+{{- $sum := include "participant-gateway.drainSeconds" . | int | add .Values.drain.marginSeconds | int -}}
 {{- $given := .Values.drain.terminationGracePeriodSeconds -}}
 {{- if kindIs "invalid" $given -}}
 {{- $sum -}}

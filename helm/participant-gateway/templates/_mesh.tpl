@@ -8,25 +8,25 @@ sidecar.istio.io/inject: "true"
 
 {{/*
 A proxy that is no native sidecar starts beside the gateway and gets SIGTERM together with it. It has to be there first, and to
-stay until the gateway has drained.
+stay until the gateway has drained, and exported its last spans.
 */}}
 {{- define "participant-gateway.meshPodAnnotations" -}}
-{{- $drain := include "participant-gateway.drainSeconds" . -}}
+{{- $stay := include "participant-gateway.drainSeconds" . | int | add 2 -}}
 {{- if eq .Values.mesh.kind "istio" }}
 sidecar.istio.io/rewriteAppHTTPProbers: "true"
 {{- if not .Values.mesh.nativeSidecar }}
-proxy.istio.io/config: {{ printf "{holdApplicationUntilProxyStarts: true, terminationDrainDuration: %ss}" $drain | quote }}
+proxy.istio.io/config: {{ printf "{holdApplicationUntilProxyStarts: true, terminationDrainDuration: %ds}" $stay | quote }}
 {{- end }}
 {{- else if eq .Values.mesh.kind "linkerd" }}
 linkerd.io/inject: enabled
 {{- if not .Values.mesh.nativeSidecar }}
 config.linkerd.io/proxy-await: enabled
-config.alpha.linkerd.io/proxy-wait-before-exit-seconds: {{ $drain | quote }}
+config.alpha.linkerd.io/proxy-wait-before-exit-seconds: {{ $stay | quote }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* Whether the chart's own pods must be let in by identity, too: the test's. */}}
+{{/* The identity of the test's pod, which has to be let in, too. */}}
 {{- define "participant-gateway.ownPrincipal" -}}
 {{- printf "%s/ns/%s/sa/%s" .Values.mesh.trustDomain .Release.Namespace (include "participant-gateway.serviceAccountName" .) -}}
 {{- end }}
