@@ -28,7 +28,7 @@ class Refused(Exception):
 
     def __init__(self, code: int, reason: str, message: str):
         super().__init__(message)
-        self.status = {
+        self.status: Object = {
             "kind": "Status",
             "apiVersion": "v1",
             "metadata": {},
@@ -111,9 +111,9 @@ class Handler(BaseHTTPRequestHandler):
         raise NotFound(f"the server could not find the requested resource {path}")
 
     def _get(self) -> None:
-        found = discovery(self.url)
-        if found:
-            return self._send(found)
+        fixed = discovery(self.url)
+        if fixed:
+            return self._send(fixed)
         store = self.server.store
         kind, namespace, name, sub = self._target()
         if sub == "log":

@@ -86,7 +86,7 @@ class Controllers:
         old = [it for it in sets if it["metadata"]["uid"] != current["metadata"]["uid"]]
         available = {it["metadata"]["name"]: self._available(spec, self._pods(it)) for it in [current, *old]}
         surge, unavailable = (spec["strategy"]["rollingUpdate"][name] for name in ("maxSurge", "maxUnavailable"))
-        wanted = spec["replicas"]
+        wanted = spec.get("replicas", 1)
 
         room = wanted + surge - sum(it["spec"]["replicas"] for it in [current, *old])
         self._resize(current, min(wanted, current["spec"]["replicas"] + max(0, room)))
@@ -170,7 +170,7 @@ class Controllers:
         """The status as `kubectl rollout` and Helm's kstatus read it."""
         new = self._pods(current)
         pods = new + [pod for it in old for pod in self._pods(it)]
-        wanted = deployment["spec"]["replicas"]
+        wanted = deployment["spec"].get("replicas", 1)
         is_done = len(pods) == len(new) == available == wanted
         self._tell(
             DEPLOYMENT,

@@ -13,12 +13,13 @@ import shutil
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pod_spec
 from probes import Probes
-from store import CONFIG_MAP, POD, SECRET, Object, Store, condition, now
+from store import CONFIG_MAP, POD, SECRET, NotFound, Object, Store, condition, now
 
 BRIDGE, BRIDGE_ADDRESS = "cluster", "02:00:00:00:00:01"
 NODE, PREFIX = "10.77.0.1", 24
@@ -71,6 +72,7 @@ class Kubelet:
         self.image = work / "image"
         self.timeline: list[Event] = []
         self._hosts = b""
+        self._own_hosts = work / "hosts"
         self._addresses = itertools.count(2)
         self._pods: dict[str, Pod] = {}
         self._build_image(binary)
@@ -78,6 +80,9 @@ class Kubelet:
         run("ip", "link", "add", BRIDGE, "address", BRIDGE_ADDRESS, "type", "bridge")
         run("ip", "address", "add", f"{NODE}/{PREFIX}", "dev", BRIDGE)
         run("ip", "link", "set", BRIDGE, "up")
+        # The test itself calls Services, too.
+        self._own_hosts.touch()
+        run("mount", "--bind", self._own_hosts, "/etc/hosts")
         threading.Thread(target=self._run, daemon=True).start()
 
     def log_of(self, pod: Object) -> str:
@@ -91,6 +96,8 @@ class Kubelet:
     def name_hosts(self, text: str) -> None:
         """What the pods resolve names by, from now on."""
         self._hosts = text.encode()
+        # In place, because it is mounted.
+        self._own_hosts.write_text(text)
         for pod in list(self._pods.values()):
             pod.name_hosts(self._hosts)
 
@@ -216,7 +223,9 @@ class Pod:
             else:
                 if self.volumes_changed.is_set():
                     self.volumes_changed.clear()
-                    self._write_volumes(is_update=True)
+                    # Where an object is gone, as at the end of a release, what is mounted stays.
+                    with suppress(NotFound):
+                        self._write_volumes(is_update=True)
                 self._set_ready(probes.is_ready())
                 self.deleted.wait(TICK_SECONDS)
         self._note(f"exited with {process.returncode}")

@@ -12,21 +12,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from caller import Caller, get_participant
 from cluster import IN_NAMESPACE, TWILIO, Cluster, Differs
 from kubelet import Event
 from store import DEPLOYMENT, Object
 
+REPLICAS = 3
 # What the sandbox knows: docs/sandbox.md.
 ACCOUNT, API_KEY, API_SECRET = "AC" + "0" * 32, "SK" + "0" * 32, "sandbox"
 EXISTING_SECRET = [
     "--set",
     f"twilio.accountSid={ACCOUNT},twilio.existingSecret=twilio",
     "--set",
-    f"config.upstream.url={TWILIO},config.upstream.allow_insecure=true",
+    f"config.upstream.url={TWILIO},config.upstream.allow_insecure=true,replicaCount={REPLICAS}",
 ]
 # The exporter's settings need the pod's own name; nothing may depend on whether spans arrive.
 COLLECTOR_AWAY = ["--set", "otel.endpoint=http://collector:4317"]
-REPLICAS = 2
+HEADLESS = "gateway-participant-gateway-headless:50051"
+ALICE = ("CH" + "0" * 31 + "1", "alice")
 # A value that any schema of text lets pass: the gateway alone knows that a day is the most.
 REFUSED_BY_THE_GATEWAY = "config.cache.ttl=25h"
 WAIT = ["--wait", "--timeout", "50s"]
@@ -122,31 +125,35 @@ class LifeCycle:
         with step("upgrade --dry-run=server"):
             before = self._cluster.objects()
             told = self._cluster.release(
-                "upgrade", "gateway", *EXISTING_SECRET, "--set", "replicaCount=3", "--dry-run=server"
+                "upgrade", "gateway", *EXISTING_SECRET, "--set", "replicaCount=4", "--dry-run=server"
             )
-            expect("it shows what would be", "replicas: 3" in told, told)
+            expect("it shows what would be", "replicas: 4" in told, told)
             expect("nothing changes", self._cluster.objects() == before)
 
     def _template(self) -> Object:
         return self._cluster.store.get(DEPLOYMENT, IN_NAMESPACE, "gateway-participant-gateway")["spec"]["template"]
 
     def _upgrade(self) -> None:
-        before = self._template()["metadata"]["annotations"]["checksum/config"]
-        with step("upgrade with another setting") as begin:
-            self._cluster.release("upgrade", "gateway", *EXISTING_SECRET, "--set", "config.cache.ttl=1m", *WAIT)
-            after = self._template()["metadata"]["annotations"]["checksum/config"]
-            expect("the checksum of the configuration is another", after != before)
-            self._cluster.until(
-                "the old pods have ended", lambda: count(self._cluster.timeline(begin), "exited with 0") == REPLICAS
-            )
-            timeline = self._cluster.timeline(begin)
-            counts = serving(self._cluster.timeline(), begin)
+        cluster = self._cluster
+        before = self._template()
+        with step("upgrade with another setting, while somebody calls") as begin:
+            with Caller(HEADLESS, get_participant(*ALICE)) as caller:
+                cluster.release("upgrade", "gateway", *EXISTING_SECRET, "--set", "config.cache.ttl=1m", *WAIT)
+                cluster.until(
+                    "the old pods exit with 0", lambda: count(cluster.timeline(begin), "exited with 0") == REPLICAS
+                )
+            checksums = [it["metadata"]["annotations"]["checksum/config"] for it in (before, self._template())]
+            expect("the checksum of the configuration is another", checksums[0] != checksums[1], checksums)
+            counts = serving(cluster.timeline(), begin)
             expect(
                 f"never fewer than {REPLICAS} pods serve, and never more than {REPLICAS + 1}",
                 set(counts) == {REPLICAS, REPLICAS + 1},
                 counts,
             )
+            timeline = cluster.timeline(begin)
             expect("the old pods drain and exit with 0, none is killed", not count(timeline, "SIGKILL"), timeline)
+            calls = caller.outcomes
+            expect(f"of {calls.total()} calls without retries none failed", set(calls) == {"OK"}, calls)
         with step("test it"):
             self._passing_test("gateway")
 
