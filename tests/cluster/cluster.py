@@ -76,6 +76,7 @@ class Cluster:
         """The sandbox by itself, outside the pods."""
         subprocess.Popen(
             [self._gateway, "sandbox", "--listen", f"{NODE}:{TWILIO_PORT}"],
+            env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
