@@ -1,4 +1,4 @@
-"""A caller outside a mesh as docs and NOTES.txt advise one: the headless Service, balanced by calls. But without retries."""
+"""A caller outside a mesh as the chart's notes advise one: by the headless Service, balanced by calls. But without retries."""
 
 import threading
 from collections import Counter
@@ -26,7 +26,7 @@ def _text(number: int, value: bytes) -> bytes:
 
 
 class Caller:
-    """Calls until the `with` ends; then `outcomes` has how often each status came back, and `bad` what should not have."""
+    """Reads alice until the `with` ends; then `outcomes` tells how often each status came back."""
 
     def __init__(self, target: str, request: bytes):
         self.outcomes: Counter[str] = Counter()

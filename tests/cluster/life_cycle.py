@@ -50,7 +50,7 @@ def expect(what: str, is_so: bool, instead: object = "") -> None:
 
 
 def serving(timeline: list[Event], since: float) -> list[int]:
-    """How many pods were ready and not about to end: at a time, and after each change since."""
+    """How many pods were ready and not about to end: at that time, and after each change since."""
     pods: set[str] = set()
     counts = [0]
     for event in timeline:
@@ -121,12 +121,13 @@ class LifeCycle:
         told = self._cluster.run("helm", "test", release, "--logs")
         expect("the test passes", "Phase:          Succeeded" in told, told)
 
+    def _upgrade_to(self, value: str, *options: str, fails: bool = False) -> str:
+        return self._cluster.release("upgrade", "gateway", *EXISTING_SECRET, "--set", value, *options, fails=fails)
+
     def _dry_run(self) -> None:
         with step("upgrade --dry-run=server"):
             before = self._cluster.objects()
-            told = self._cluster.release(
-                "upgrade", "gateway", *EXISTING_SECRET, "--set", "replicaCount=4", "--dry-run=server"
-            )
+            told = self._upgrade_to("replicaCount=4", "--dry-run=server")
             expect("it shows what would be", "replicas: 4" in told, told)
             expect("nothing changes", self._cluster.objects() == before)
 
@@ -138,7 +139,7 @@ class LifeCycle:
         before = self._template()
         with step("upgrade with another setting, while somebody calls") as begin:
             with Caller(HEADLESS, get_participant(*ALICE)) as caller:
-                cluster.release("upgrade", "gateway", *EXISTING_SECRET, "--set", "config.cache.ttl=1m", *WAIT)
+                self._upgrade_to("config.cache.ttl=1m", *WAIT)
                 cluster.until(
                     "the old pods exit with 0", lambda: count(cluster.timeline(begin), "exited with 0") == REPLICAS
                 )
@@ -160,17 +161,7 @@ class LifeCycle:
     def _failing_upgrade_and_rollback(self) -> None:
         before = self._template()
         with step("upgrade with a setting that the gateway refuses") as begin:
-            self._cluster.release(
-                "upgrade",
-                "gateway",
-                *EXISTING_SECRET,
-                "--set",
-                REFUSED_BY_THE_GATEWAY,
-                "--wait",
-                "--timeout",
-                "5s",
-                fails=True,
-            )
+            self._upgrade_to(REFUSED_BY_THE_GATEWAY, "--wait", "--timeout", "8s", fails=True)
             timeline = self._cluster.timeline(begin)
             expect("helm fails: the new pod exits with 64", count(timeline, "exited with 64") > 0, timeline)
         with step("roll back"):
@@ -200,8 +191,7 @@ def main() -> None:
         LifeCycle(cluster).run()
     except Differs as differs:
         print(f"{cluster.logs()}\n\ncluster: FAILED: {differs}", file=sys.stderr)
-        # Not sys.exit: threads hold pods, and the namespace ends them.
-        raise SystemExit(1) from None
+        sys.exit(1)
 
 
 if __name__ == "__main__":
