@@ -2,19 +2,25 @@
 
     python3 tour.py README.md [TEXT=REPLACEMENT ...]
 
-A line that begins with `$ ` is a command, and goes on in the next line where it ends in a backslash. The lines below it,
-up to the next command or the end of the block, are what it must print, standard error included. `...` stands for any
-text within a line, and alone in a line for any number of lines. Runs of blanks count as one. A command must fail where
-its expected text begins with `ERROR`, and must succeed everywhere else. Each TEXT is replaced, in the commands and in
-what they print, so that the file can name the default addresses while the process under test is bound elsewhere.
+A line that begins with `$ ` is a command, and goes on in the next line where it ends in a backslash. The variables that it
+sets are there for those after it. The lines below it, up to the next command or the end of the block, are what it must
+print, standard error included. `...` stands for any text within a line, and alone in a line for any number of lines. Runs
+of blanks count as one. A command must fail where its expected text begins with `ERROR`, and must succeed everywhere else.
+Each TEXT is replaced, in the commands and in what they print, so that the file can name the default addresses while the
+process under test is bound elsewhere.
 """
 
+import os
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 
 TIMEOUT_SECONDS = 60
+
+# Each command has a shell of its own, which hands on its variables when it ends.
+PROLOGUE = "set -a; trap 'env -0 >\"$TOUR_VARIABLES\"' EXIT\n"
 
 
 @dataclass
@@ -67,11 +73,12 @@ def pattern(expected: list[str]) -> re.Pattern[str]:
     return re.compile("".join(lines))
 
 
-def run(step: Step) -> str | None:
+def run(step: Step, variables: dict[str, str]) -> str | None:
     """What is wrong, if anything is."""
     try:
         done = subprocess.run(
-            ["bash", "-c", step.command],
+            ["bash", "-c", PROLOGUE + step.command],
+            env=variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -79,6 +86,8 @@ def run(step: Step) -> str | None:
         )
     except subprocess.TimeoutExpired:
         return f"took longer than {TIMEOUT_SECONDS} s"
+    with open(variables["TOUR_VARIABLES"], encoding="utf-8", errors="surrogateescape") as file:
+        variables.update(entry.split("=", 1) for entry in file.read().split("\0") if entry)
     printed = [blanks(line) for line in done.stdout.decode(errors="replace").splitlines()]
     text = "".join(line + "\n" for line in printed)
     if (done.returncode != 0) != step.wants_failure:
@@ -101,11 +110,13 @@ def main() -> None:
     tour = steps(markdown)
     if not tour:
         sys.exit(f"{path} has no console block")
-    for step in tour:
-        problem = run(step)
-        if problem:
-            sys.exit(f"{path}:{step.line}: $ {step.command}\n{problem}")
-        print(f"  ok  {path}:{step.line}")
+    with tempfile.NamedTemporaryFile() as handed_on:
+        variables = {**os.environ, "TOUR_VARIABLES": handed_on.name}
+        for step in tour:
+            problem = run(step, variables)
+            if problem:
+                sys.exit(f"{path}:{step.line}: $ {step.command}\n{problem}")
+            print(f"  ok  {path}:{step.line}")
     print(f"{len(tour)} commands of {path} print what it says")
 
 
