@@ -457,6 +457,17 @@ class Services(unittest.TestCase):
         self.assertEqual(rule["filters"][0]["urlRewrite"]["path"]["replaceFullPath"], "/events")
         self.assertEqual(rule["backendRefs"], [{"name": "rel-participant-gateway-events", "port": 8080}])
 
+    def test_the_ingress_has_a_certificate_of_a_secret_or_of_cert_manager(self):
+        (tls,) = named(render("full"), "Ingress", "-events")["spec"]["tls"]
+        self.assertEqual(tls, {"hosts": ["gateway.example.com"], "secretName": "gateway-example-com"})
+        certificate = named(render("full"), "Certificate", "-events")["spec"]
+        self.assertEqual((certificate["secretName"], certificate["dnsNames"]), (tls["secretName"], tls["hosts"]))
+        issuer = {"group": "cert-manager.io", "kind": "ClusterIssuer", "name": "letsencrypt"}
+        self.assertEqual(certificate["issuerRef"], issuer)
+        self.assertEqual(by_kind(render("full", {"events.ingress.certificateIssuer": ""}), "Certificate"), [])
+        with self.assertRaisesRegex(Refused, "events.ingress.tlsSecretName: set it"):
+            render("full", {"events.ingress.tlsSecretName": ""})
+
 
 class Routes(unittest.TestCase):
     """By the idempotency levels of the proto."""
