@@ -333,10 +333,21 @@ impl State {
             self.tell(position, event);
         }
         if self.begin == Position::default() {
-            // What others were told meanwhile was promised to whoever waited.
-            let came = self.awaited_since.filter(|_| floor < self.latest);
-            let came = came.map_or(self.latest, |epoch| Position { epoch, number: 0 });
-            self.begin = came.min(self.latest);
+            self.begin = self.promised_since(floor);
+        }
+    }
+
+    /// Where the first of those begins that came before anything was known: what others were told since was promised to them.
+    /// Places are by Redis's clock, so what came a little before is told, too, rather than anything missed.
+    fn promised_since(&self, floor: Position) -> Position {
+        let place = |epoch| Position { epoch, number: 0 };
+        match self.awaited_since {
+            Some(came) if floor < self.latest && floor <= place(came) => {
+                place(came.saturating_sub(CLOCK_SKEW)).max(floor).min(self.latest)
+            }
+            // What it waited for is gone.
+            Some(came) if floor < self.latest => place(came),
+            _ => self.latest,
         }
     }
 
