@@ -65,6 +65,11 @@ impl LogSettings {
     /// The text, where it is a filter.
     pub fn check_filter(text: &str) -> Result<String, &'static str> {
         let error = "must be a level (error, warn, info, debug, trace), or target=level, separated by commas";
+        // The parser takes a misspelled level for a target: everything else would be silent.
+        let is_word = |part: &str| !part.contains(['=', '[']) && part.trim().parse::<LevelFilter>().is_err();
+        if text.split(',').any(is_word) {
+            return Err(error);
+        }
         text.parse::<EnvFilter>().map(|_| text.to_owned()).map_err(|_| error)
     }
 }

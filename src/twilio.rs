@@ -145,8 +145,13 @@ struct Api {
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The TLS roots or the resolver could not be set up.
-    #[error("set up the HTTP client: {0}")]
+    #[error("set up the HTTP client: {}", innermost(.0))]
     Client(#[from] reqwest::Error),
+}
+
+/// Those around it say only that something failed.
+fn innermost(error: &dyn std::error::Error) -> &dyn std::error::Error {
+    error.source().map_or(error, innermost)
 }
 
 impl Twilio {
