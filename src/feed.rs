@@ -7,18 +7,18 @@
 //! has the same place everywhere, and a watcher can resume at any replica.
 
 mod order;
+mod position;
 mod redis;
 mod ring;
 mod sleepers;
+mod subscription;
 
 use std::collections::HashSet;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::redis::Redis;
@@ -30,9 +30,12 @@ use crate::ids::{AccountId, ApiVersion, Segment};
 use crate::proto::ParticipantEvent;
 use crate::telemetry::Metrics;
 use order::Order;
+use position::now;
+pub use position::{NoPosition, Position};
 pub use ring::Capacity;
 use ring::Ring;
 use sleepers::Sleepers;
+pub use subscription::Subscription;
 
 /// A conversation by its id, in an account and an API.
 pub type Topic = (AccountId, ApiVersion, String);
@@ -46,13 +49,6 @@ pub struct Event {
     pub version: ApiVersion,
     /// What it tells; the participant is always there.
     pub event: ParticipantEvent,
-}
-
-/// A place in the order of events. Later ones are greater, also those of a process that began later.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position {
-    epoch: u64,
-    number: u64,
 }
 
 /// What a replica lets the others know beside events. It names no person: what is only forgotten need not go to Redis.
@@ -305,15 +301,7 @@ impl Feed {
         if is_nowhere || place < state.ring.floor() || place > ahead.max(state.latest) {
             return Err(Expired);
         }
-        let caught_up_at = state.latest;
-        let wake = if topics.is_empty() {
-            Wake::ByAll(self.shared.latest.subscribe())
-        } else {
-            let first = (place < caught_up_at).then(|| place.next());
-            let (id, wake) = state.sleepers.add(&topics, first);
-            Wake::ByTopics { id, wake }
-        };
-        Ok(Subscription { feed: self.clone(), topics, place, caught_up_at, wake })
+        Ok(Subscription::new(self, &mut state, topics, place))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -362,139 +350,6 @@ impl State {
             self.ring.push(told);
         }
         published
-    }
-}
-
-/// A watcher's place in the feed. Dropped, nothing of it is left.
-pub struct Subscription {
-    feed: Feed,
-    /// Empty: all.
-    topics: HashSet<Topic>,
-    place: Position,
-    /// What was there when it began: to be far behind that is no lag.
-    caught_up_at: Position,
-    wake: Wake,
-}
-
-enum Wake {
-    ByAll(watch::Receiver<Position>),
-    ByTopics { id: u64, wake: Arc<Notify> },
-}
-
-impl Subscription {
-    /// Where it stands: all events up to here that concern it were given.
-    pub fn place(&self) -> Position {
-        self.reached(&self.feed.state())
-    }
-
-    /// Waits for events, and gives those that are there, in order: none where all concern others. Cancelling it loses
-    /// nothing.
-    pub async fn next(&mut self) -> Result<Vec<Told>, Missed> {
-        while !self.is_due() {
-            match &mut self.wake {
-                Wake::ByAll(latest) => {
-                    // It fails only without a sender, and that one lives in the feed.
-                    let _ = latest.changed().await;
-                }
-                Wake::ByTopics { wake, .. } => wake.notified().await,
-            }
-        }
-        self.take()
-    }
-
-    fn is_due(&mut self) -> bool {
-        match &mut self.wake {
-            Wake::ByAll(latest) => *latest.borrow_and_update() > self.place,
-            Wake::ByTopics { id, .. } => self.feed.state().sleepers.first(*id).is_some(),
-        }
-    }
-
-    fn reached(&self, state: &State) -> Position {
-        let place = if self.place == Position::default() { state.begin } else { self.place };
-        match self.wake {
-            Wake::ByAll(_) => place,
-            Wake::ByTopics { id, .. } => {
-                place.max(state.sleepers.first(id).map_or(state.latest, Position::before))
-            }
-        }
-    }
-
-    fn take(&mut self) -> Result<Vec<Told>, Missed> {
-        let mut state = self.feed.state();
-        self.place = self.reached(&state);
-        if self.place < state.ring.floor() {
-            return Err(Missed::Gone);
-        }
-        let (mut batch, is_far_behind) = state.ring.after(self.place);
-        let is_catching_up = self.place < self.caught_up_at;
-        if is_far_behind && !is_catching_up {
-            return Err(Missed::Lagged);
-        }
-        self.place = batch.last().map_or(self.place, |last| last.position);
-        if let Wake::ByTopics { id, .. } = self.wake {
-            let rest = (self.place < state.latest).then(|| self.place.next());
-            state.sleepers.looked(id, rest);
-        }
-        drop(state);
-        if !self.topics.is_empty() {
-            batch.retain(|told| {
-                sleepers::topic(&told.event).is_some_and(|topic| self.topics.contains(&topic))
-            });
-        }
-        Ok(batch)
-    }
-}
-
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        if let Wake::ByTopics { id, .. } = self.wake {
-            self.feed.state().sleepers.remove(id, &self.topics);
-        }
-    }
-}
-
-impl Position {
-    fn next(self) -> Self {
-        match self.number.checked_add(1) {
-            Some(number) => Self { number, ..self },
-            None => Self { epoch: self.epoch.saturating_add(1), number: 0 },
-        }
-    }
-
-    /// The last place before it, whether anything stands there or not.
-    pub(crate) fn before(self) -> Self {
-        match self.number.checked_sub(1) {
-            Some(number) => Self { number, ..self },
-            None => Self { epoch: self.epoch.saturating_sub(1), number: u64::MAX },
-        }
-    }
-}
-
-fn now() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    u64::try_from(now).unwrap_or_default()
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.epoch, self.number)
-    }
-}
-
-/// The text is none of a place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoPosition;
-
-impl FromStr for Position {
-    type Err = NoPosition;
-
-    fn from_str(text: &str) -> Result<Self, NoPosition> {
-        let (epoch, number) = text.split_once('-').ok_or(NoPosition)?;
-        let parse = |digits: &str| {
-            let is_plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-            digits.parse().ok().filter(|_| is_plain).ok_or(NoPosition)
-        };
-        Ok(Self { epoch: parse(epoch)?, number: parse(number)? })
     }
 }
 
