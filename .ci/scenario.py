@@ -154,10 +154,12 @@ async def run(gateway: str, command: list[str], version: Version, folder: str) -
         try:
             async with asyncio.timeout(LIMIT_SECONDS):
                 await follow(program, proxy, sandbox, version, printed)
+                await program.wait()
         except TimeoutError:
             printed.append(f"(nothing more within {LIMIT_SECONDS} s)\n")
-            program.kill()
-        code, text = await program.wait(), "".join(printed)
+        finally:
+            await end(program)
+        code, text = program.returncode, "".join(printed)
     problem = f"it ended with {code}" if code else what_is_wrong(text, version)
     return problem and f"{version.name}: {problem}; it printed:\n{text}"
 
@@ -192,6 +194,13 @@ async def follow(program, proxy: Proxy, sandbox: Sandbox, version: Version, prin
                 await sandbox.ask("/_sandbox/events/flush", "")
 
 
+async def end(process: asyncio.subprocess.Process) -> None:
+    # asyncio has no signal for one that has ended.
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
+
+
 @contextlib.asynccontextmanager
 async def started(gateway: str, path: str):
     # Without retries of its own, so that one fault is one failed call.
@@ -205,16 +214,17 @@ async def started(gateway: str, path: str):
             stdout=asyncio.subprocess.DEVNULL, stderr=log,
         )
     try:
-        while not os.path.exists(ready):
-            if process.returncode is not None:
-                sys.exit(f"the gateway ended with {process.returncode}")
-            await asyncio.sleep(0.05)
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while not os.path.exists(ready):
+                if process.returncode is not None:
+                    with open(path + ".log", encoding="utf-8") as log:
+                        sys.exit(f"the gateway ended with {process.returncode}: {log.read()}")
+                await asyncio.sleep(0.05)
         with open(ready, encoding="utf-8") as file:
             addresses = json.load(file)
         yield addresses["grpc"], Sandbox(addresses["sandbox"])
     finally:
-        process.kill()
-        await process.wait()
+        await end(process)
 
 
 async def main(gateway: str, *command: str) -> None:
