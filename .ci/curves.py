@@ -84,6 +84,8 @@ def measure(gateway: str, work: Path, started: list[subprocess.Popen]) -> list[t
     listen = ["--grpc-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
     start(gateway, "serve", "--sandbox", *listen, "--ready-file", str(ready), log="gateway.log")
     while not ready.exists():
+        if started[0].poll() is not None:
+            sys.exit(f"the gateway ended: {(work / 'gateway.log').read_text()}")
         time.sleep(0.1)
     at = json.loads(ready.read_text())
     sandbox = f"http://{at['sandbox']}/_sandbox/faults"

@@ -17,7 +17,7 @@ from store import KINDS, NAMESPACE, POD, SECRET, Object, Store
 IN_NAMESPACE = "conversations"
 TWILIO_PORT = 8080
 TWILIO = f"http://{NODE}:{TWILIO_PORT}"
-DEADLINE_SECONDS = 55
+DEADLINE_SECONDS = 110
 
 
 class Differs(Exception):

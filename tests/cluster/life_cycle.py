@@ -6,6 +6,7 @@ Two releases: the sandbox as the chart's own values for CI have it, and one that
 Twilio. Drains, probes and pauses are the chart's defaults, so the times are those that an operator would see.
 """
 
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -32,7 +33,8 @@ HEADLESS = "gateway-participant-gateway-headless:50051"
 ALICE = ("CH" + "0" * 31 + "1", "alice")
 # A value that any schema of text lets pass: the gateway alone knows that a day is the most.
 REFUSED_BY_THE_GATEWAY = "config.cache.ttl=25h"
-WAIT = ["--wait", "--timeout", "50s"]
+# Enough for a machine that does more at the time: an upgrade takes half a minute where nothing else runs.
+WAIT = ["--wait", "--timeout", "100s"]
 
 
 @contextmanager
@@ -189,8 +191,8 @@ def main() -> None:
     cluster = Cluster(*(Path(it).resolve() for it in sys.argv[1:]))
     try:
         LifeCycle(cluster).run()
-    except Differs as differs:
-        print(f"{cluster.logs()}\n\ncluster: FAILED: {differs}", file=sys.stderr)
+    except (Differs, subprocess.TimeoutExpired) as problem:
+        print(f"{cluster.logs()}\n\ncluster: FAILED: {problem}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -256,16 +256,26 @@ func run(address, conversation string) error {
 
 	begun, told, ended := make(chan struct{}, 1), make(chan string), make(chan error, 1)
 	begin := func(ctx context.Context) error {
-		_, err := c.page(ctx)
-		begun <- struct{}{}
-		return err
+		if _, err := c.page(ctx); err != nil {
+			return err
+		}
+		select {
+		case begun <- struct{}{}:
+		default:
+			// It is known: this is another beginning, after a token that had expired.
+		}
+		return nil
 	}
 	handle := func(event *pb.ParticipantEvent) {
 		fmt.Printf("watch: %s %v\n", event.GetParticipant().GetId(), event.GetType())
 		told <- event.GetParticipant().GetId()
 	}
 	go func() { ended <- c.watch(ctx, handle, begin) }()
-	<-begun
+	select {
+	case <-begun:
+	case err := <-ended:
+		return err
+	}
 	for range 2 {
 		created, err := c.create(ctx)
 		if err != nil {
