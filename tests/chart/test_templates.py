@@ -615,6 +615,25 @@ class NetworkPolicies(unittest.TestCase):
         self.assertEqual(set(self.egress("sandbox", on)), {(53, 53)})
         self.assertIn((443,), self.egress("sandbox", on | {"otel.endpoint": "https://otlp.example.com"}))
 
+    def test_a_digit_at_the_end_of_a_host_is_no_port(self):
+        urls = {"networkPolicy.enabled": True, "otel.endpoint": "http://10.0.0.5", "bus.redis.url": "redis://cache1/0"}
+        self.assertEqual(set(self.egress("default", urls)), {(53, 53), (443,), (80,), (6379,)})
+
+    def test_an_empty_list_is_nobody(self):
+        lists = ["grpcFrom", "adminFrom", "eventsFrom", "dnsTo", "otlpTo", "redisTo"]
+        none = {f"networkPolicy.{name}": [] for name in lists}
+        spec = named(render("full", none), "NetworkPolicy")["spec"]
+        (test,) = spec["ingress"]
+        self.assertEqual(test["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"], "test")
+        self.assertEqual([rule["ports"][0]["port"] for rule in spec["egress"]], [443, 443])
+        spec = named(render("full", none | {"test.enabled": False}), "NetworkPolicy")["spec"]
+        self.assertFalse(spec["ingress"])
+
+    def test_the_metrics_of_a_meshs_proxy_can_be_scraped(self):
+        for name, ports in [("istio", [9464, 15020, 15090]), ("linkerd", [9464, 4191])]:
+            rule = named(render(name), "NetworkPolicy")["spec"]["ingress"][1]
+            self.assertEqual([port["port"] for port in rule["ports"]], ports)
+
     def test_a_meshs_control_plane_is_reachable(self):
         for name, namespace in [("istio", "istio-system"), ("linkerd", "linkerd")]:
             peers = self.egress(name)[()]

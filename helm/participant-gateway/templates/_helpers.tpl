@@ -71,6 +71,11 @@ app.kubernetes.io/component: gateway
 {{- mulf (float64 $amount) (get $units $unit) | int64 -}}
 {{- end }}
 
+{{/* The port that a URL names, or nothing: a host's name may end with a digit, too. */}}
+{{- define "participant-gateway.urlPort" -}}
+{{- regexFind ":[0-9]+$" (urlParse .).host | trimPrefix ":" -}}
+{{- end }}
+
 {{- define "participant-gateway.cacheMaxBytes" -}}
 {{- $limit := dig "limits" "memory" "" .Values.resources -}}
 {{- if not (kindIs "invalid" .Values.cache.maxBytes) -}}
