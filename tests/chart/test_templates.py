@@ -132,14 +132,19 @@ class Refusals(unittest.TestCase):
     def test_a_cluster_that_is_too_old(self):
         with self.assertRaises(Refused):
             render_text("default", kube="1.26.0")
+        with self.assertRaises(Refused) as caught:
+            render_text("linkerd", kube="1.28.0")
+        self.assertIn("mesh.nativeSidecar: Kubernetes has native sidecars from 1.29 on", str(caught.exception))
 
 
 class OlderClusters(unittest.TestCase):
     def test_they_know_every_field(self):
         """The newest are checked by manifests.py."""
+        without_native = {"mesh.nativeSidecar": False, "test.enabled": False}
         for minor in ("1.27", "1.29", "1.30", "1.34"):
+            values = {"service.trafficDistribution": "PreferClose"} | (without_native if minor == "1.27" else {})
             for name in preset_names():
-                for item in render(name, {"service.trafficDistribution": "PreferClose"}, f"{minor}.0"):
+                for item in render(name, values, f"{minor}.0"):
                     with self.subTest(minor, preset=name, kind=item["kind"]):
                         manifests.validate(item, minor)
 
@@ -522,8 +527,10 @@ class Meshes(unittest.TestCase):
         return {key: value for key, value in pairs.items() if "istio.io/" in key or "linkerd.io/" in key}
 
     def test_pods_are_marked_for_their_mesh_only(self):
-        istio = {"sidecar.istio.io/inject": "true", "sidecar.istio.io/rewriteAppHTTPProbers": "true"}
-        linkerd = {"linkerd.io/inject": "enabled"}
+        istio = {"sidecar.istio.io/inject": "true", "sidecar.istio.io/rewriteAppHTTPProbers": "true",
+                 "sidecar.istio.io/nativeSidecar": "true"}
+        linkerd = {"linkerd.io/inject": "enabled", "config.alpha.linkerd.io/proxy-enable-native-sidecar": "true",
+                   "config.beta.linkerd.io/proxy-enable-native-sidecar": "true"}
         for name, wanted in [("default", {}), ("istio", istio), ("linkerd", linkerd)]:
             objects = render(name)
             self.assertEqual(self.about_meshes(pod_of(objects)["metadata"]), wanted)
@@ -533,6 +540,7 @@ class Meshes(unittest.TestCase):
         old = {"mesh.nativeSidecar": False, "test.enabled": False}
         linkerd = pod_of(render("linkerd", old))["metadata"]["annotations"]
         self.assertEqual(linkerd["config.linkerd.io/proxy-await"], "enabled")
+        self.assertEqual(linkerd["config.beta.linkerd.io/proxy-enable-native-sidecar"], "false")
         self.assertEqual(linkerd["config.alpha.linkerd.io/proxy-wait-before-exit-seconds"], "32")
         istio = yaml.safe_load(pod_of(render("istio", old))["metadata"]["annotations"]["proxy.istio.io/config"])
         self.assertEqual(istio, {"holdApplicationUntilProxyStarts": True, "terminationDrainDuration": "32s"})
@@ -555,6 +563,8 @@ class Meshes(unittest.TestCase):
             self.assertEqual(spec["targetRef"]["name"], "rel-participant-gateway-grpc")
             (reference,) = spec["requiredAuthenticationRefs"]
             self.assertEqual((reference["kind"], reference["name"]), (kind, f"rel-participant-gateway{suffix}"))
+        moved = named(render("linkerd", {"mesh.controlPlaneNamespace": "mesh"}), "MeshTLSAuthentication", "-callers")
+        self.assertIn(own.replace(".linkerd.", ".mesh."), moved["spec"]["identities"])
 
     def test_istio_lets_in_callers_and_the_test(self):
         objects = render("istio", EVENTS)
