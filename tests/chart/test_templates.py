@@ -106,6 +106,7 @@ class Refusals(unittest.TestCase):
         self.refused("events.publicUrl: its path is /hook", preset="full", events__publicUrl="https://a.example.com/hook")
         self.refused("events.enabled: the sandbox's events", preset="sandbox", events__enabled=True)
         self.refused("kinesis.region: set it", kinesis__stream="events")
+        self.refused("kinesis.roleArn: it is an annotation", preset="kinesis", serviceAccount__create=False)
         redis = {"bus.redis.url": "redis://r", "bus.redis.existingSecret": "r"}
         self.refused("bus.redis.url: bus.redis.existingSecret is set", **redis)
 
@@ -418,6 +419,10 @@ class Pods(unittest.TestCase):
         labels = pod_of(objects)["metadata"]["labels"]
         self.assertLessEqual(selector.items(), labels.items())
         self.assertEqual(labels["a"], "b")
+
+    def test_no_label_stands_there_twice(self):
+        text = render_text("full", {"commonLabels": {"app.kubernetes.io/component": "x"}})
+        self.assertNotIn("app.kubernetes.io/component: x", text)
 
 
 class Services(unittest.TestCase):

@@ -21,7 +21,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_") -}}
 {{- $_ := set $labels "app.kubernetes.io/version" (.Chart.AppVersion | toString) -}}
 {{- $_ := set $labels "app.kubernetes.io/managed-by" .Release.Service -}}
-{{- mergeOverwrite (deepCopy .Values.commonLabels) $labels | toYaml -}}
+{{- /* Some objects add a component of their own, and a key must not stand there twice. */ -}}
+{{- mergeOverwrite (omit .Values.commonLabels "app.kubernetes.io/component") $labels | toYaml -}}
 {{- end }}
 
 {{/* The test's pod has the selector's labels of the release but this one. */}}
