@@ -106,6 +106,7 @@ class Refusals(unittest.TestCase):
         self.refused("events.publicUrl: its path is /hook", preset="full", events__publicUrl="https://a.example.com/hook")
         self.refused("events.enabled: the sandbox's events", preset="sandbox", events__enabled=True)
         self.refused("kinesis.region: set it", kinesis__stream="events")
+        self.refused("kinesis.roleArn: it is an annotation", preset="kinesis", serviceAccount__create=False)
         redis = {"bus.redis.url": "redis://r", "bus.redis.existingSecret": "r"}
         self.refused("bus.redis.url: bus.redis.existingSecret is set", **redis)
 
@@ -132,14 +133,19 @@ class Refusals(unittest.TestCase):
     def test_a_cluster_that_is_too_old(self):
         with self.assertRaises(Refused):
             render_text("default", kube="1.26.0")
+        with self.assertRaises(Refused) as caught:
+            render_text("linkerd", kube="1.28.0")
+        self.assertIn("mesh.nativeSidecar: Kubernetes has native sidecars from 1.29 on", str(caught.exception))
 
 
 class OlderClusters(unittest.TestCase):
     def test_they_know_every_field(self):
         """The newest are checked by manifests.py."""
+        without_native = {"mesh.nativeSidecar": False, "test.enabled": False}
         for minor in ("1.27", "1.29", "1.30", "1.34"):
+            values = {"service.trafficDistribution": "PreferClose"} | (without_native if minor == "1.27" else {})
             for name in preset_names():
-                for item in render(name, {"service.trafficDistribution": "PreferClose"}, f"{minor}.0"):
+                for item in render(name, values, f"{minor}.0"):
                     with self.subTest(minor, preset=name, kind=item["kind"]):
                         manifests.validate(item, minor)
 
@@ -414,6 +420,10 @@ class Pods(unittest.TestCase):
         self.assertLessEqual(selector.items(), labels.items())
         self.assertEqual(labels["a"], "b")
 
+    def test_no_label_stands_there_twice(self):
+        text = render_text("full", {"commonLabels": {"app.kubernetes.io/component": "x"}})
+        self.assertNotIn("app.kubernetes.io/component: x", text)
+
 
 class Services(unittest.TestCase):
     def test_ports_and_protocols(self):
@@ -522,8 +532,10 @@ class Meshes(unittest.TestCase):
         return {key: value for key, value in pairs.items() if "istio.io/" in key or "linkerd.io/" in key}
 
     def test_pods_are_marked_for_their_mesh_only(self):
-        istio = {"sidecar.istio.io/inject": "true", "sidecar.istio.io/rewriteAppHTTPProbers": "true"}
-        linkerd = {"linkerd.io/inject": "enabled"}
+        istio = {"sidecar.istio.io/inject": "true", "sidecar.istio.io/rewriteAppHTTPProbers": "true",
+                 "sidecar.istio.io/nativeSidecar": "true"}
+        linkerd = {"linkerd.io/inject": "enabled", "config.alpha.linkerd.io/proxy-enable-native-sidecar": "true",
+                   "config.beta.linkerd.io/proxy-enable-native-sidecar": "true"}
         for name, wanted in [("default", {}), ("istio", istio), ("linkerd", linkerd)]:
             objects = render(name)
             self.assertEqual(self.about_meshes(pod_of(objects)["metadata"]), wanted)
@@ -533,6 +545,7 @@ class Meshes(unittest.TestCase):
         old = {"mesh.nativeSidecar": False, "test.enabled": False}
         linkerd = pod_of(render("linkerd", old))["metadata"]["annotations"]
         self.assertEqual(linkerd["config.linkerd.io/proxy-await"], "enabled")
+        self.assertEqual(linkerd["config.beta.linkerd.io/proxy-enable-native-sidecar"], "false")
         self.assertEqual(linkerd["config.alpha.linkerd.io/proxy-wait-before-exit-seconds"], "32")
         istio = yaml.safe_load(pod_of(render("istio", old))["metadata"]["annotations"]["proxy.istio.io/config"])
         self.assertEqual(istio, {"holdApplicationUntilProxyStarts": True, "terminationDrainDuration": "32s"})
@@ -555,6 +568,8 @@ class Meshes(unittest.TestCase):
             self.assertEqual(spec["targetRef"]["name"], "rel-participant-gateway-grpc")
             (reference,) = spec["requiredAuthenticationRefs"]
             self.assertEqual((reference["kind"], reference["name"]), (kind, f"rel-participant-gateway{suffix}"))
+        moved = named(render("linkerd", {"mesh.controlPlaneNamespace": "mesh"}), "MeshTLSAuthentication", "-callers")
+        self.assertIn(own.replace(".linkerd.", ".mesh."), moved["spec"]["identities"])
 
     def test_istio_lets_in_callers_and_the_test(self):
         objects = render("istio", EVENTS)
@@ -614,6 +629,25 @@ class NetworkPolicies(unittest.TestCase):
         self.assertEqual(set(self.egress("default", on)), {(53, 53), (443,)})
         self.assertEqual(set(self.egress("sandbox", on)), {(53, 53)})
         self.assertIn((443,), self.egress("sandbox", on | {"otel.endpoint": "https://otlp.example.com"}))
+
+    def test_a_digit_at_the_end_of_a_host_is_no_port(self):
+        urls = {"networkPolicy.enabled": True, "otel.endpoint": "http://10.0.0.5", "bus.redis.url": "redis://cache1/0"}
+        self.assertEqual(set(self.egress("default", urls)), {(53, 53), (443,), (80,), (6379,)})
+
+    def test_an_empty_list_is_nobody(self):
+        lists = ["grpcFrom", "adminFrom", "eventsFrom", "dnsTo", "otlpTo", "redisTo"]
+        none = {f"networkPolicy.{name}": [] for name in lists}
+        spec = named(render("full", none), "NetworkPolicy")["spec"]
+        (test,) = spec["ingress"]
+        self.assertEqual(test["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"], "test")
+        self.assertEqual([rule["ports"][0]["port"] for rule in spec["egress"]], [443, 443])
+        spec = named(render("full", none | {"test.enabled": False}), "NetworkPolicy")["spec"]
+        self.assertFalse(spec["ingress"])
+
+    def test_the_metrics_of_a_meshs_proxy_can_be_scraped(self):
+        for name, ports in [("istio", [9464, 15020, 15090]), ("linkerd", [9464, 4191])]:
+            rule = named(render(name), "NetworkPolicy")["spec"]["ingress"][1]
+            self.assertEqual([port["port"] for port in rule["ports"]], ports)
 
     def test_a_meshs_control_plane_is_reachable(self):
         for name, namespace in [("istio", "istio-system"), ("linkerd", "linkerd")]:

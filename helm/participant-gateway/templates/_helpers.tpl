@@ -21,7 +21,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_") -}}
 {{- $_ := set $labels "app.kubernetes.io/version" (.Chart.AppVersion | toString) -}}
 {{- $_ := set $labels "app.kubernetes.io/managed-by" .Release.Service -}}
-{{- mergeOverwrite (deepCopy .Values.commonLabels) $labels | toYaml -}}
+{{- /* Some objects add a component of their own, and a key must not stand there twice. */ -}}
+{{- mergeOverwrite (omit .Values.commonLabels "app.kubernetes.io/component") $labels | toYaml -}}
 {{- end }}
 
 {{/* The test's pod has the selector's labels of the release but this one. */}}
@@ -69,6 +70,11 @@ app.kubernetes.io/component: gateway
 {{- fail (printf "resources.limits.memory: %s is no quantity of memory such as 256Mi or 1Gi" .) -}}
 {{- end -}}
 {{- mulf (float64 $amount) (get $units $unit) | int64 -}}
+{{- end }}
+
+{{/* The port that a URL names, or nothing: a host's name may end with a digit, too. */}}
+{{- define "participant-gateway.urlPort" -}}
+{{- regexFind ":[0-9]+$" (urlParse .).host | trimPrefix ":" -}}
 {{- end }}
 
 {{- define "participant-gateway.cacheMaxBytes" -}}

@@ -7,6 +7,7 @@ sidecar.istio.io/inject: "true"
 {{- end }}
 
 {{/*
+Which kind of sidecar is injected is the mesh's default, and Linkerd's is the older one: so the pods ask for theirs.
 A proxy that is no native sidecar starts beside the gateway and gets SIGTERM together with it. It has to be there first, and to
 stay until the gateway has drained, and exported its last spans.
 */}}
@@ -14,11 +15,15 @@ stay until the gateway has drained, and exported its last spans.
 {{- $stay := include "participant-gateway.drainSeconds" . | int | add 2 -}}
 {{- if eq .Values.mesh.kind "istio" }}
 sidecar.istio.io/rewriteAppHTTPProbers: "true"
+sidecar.istio.io/nativeSidecar: {{ .Values.mesh.nativeSidecar | quote }}
 {{- if not .Values.mesh.nativeSidecar }}
 proxy.istio.io/config: {{ printf "{holdApplicationUntilProxyStarts: true, terminationDrainDuration: %ds}" $stay | quote }}
 {{- end }}
 {{- else if eq .Values.mesh.kind "linkerd" }}
 linkerd.io/inject: enabled
+{{- /* Linkerd before edge-25.10.2 knows the first only. */}}
+config.alpha.linkerd.io/proxy-enable-native-sidecar: {{ .Values.mesh.nativeSidecar | quote }}
+config.beta.linkerd.io/proxy-enable-native-sidecar: {{ .Values.mesh.nativeSidecar | quote }}
 {{- if not .Values.mesh.nativeSidecar }}
 config.linkerd.io/proxy-await: enabled
 config.alpha.linkerd.io/proxy-wait-before-exit-seconds: {{ $stay | quote }}
