@@ -58,6 +58,7 @@ class Refusals(unittest.TestCase):
             ({"events.publicUrl": "http://gateway.example.com/events"}, "/events/publicUrl"),
             ({"twilio.accountSid": "AC1"}, "/twilio/accountSid"),
             ({"resources.limits.memory": 1}, "/resources/limits/memory"),
+            ({"rollout.maxSurge": "0%"}, "/rollout/maxSurge"),
         ]:
             with self.subTest(place), self.assertRaises(Refused) as caught:
                 render_text("default", values)
@@ -502,6 +503,8 @@ class Routes(unittest.TestCase):
                 self.assertEqual(annotations.get("retry.linkerd.io/grpc"), "unavailable" if kind == "reads" else None)
                 self.assertEqual("timeout.linkerd.io/request" in annotations, kind in ("reads", "writes"))
                 self.assertEqual(route["spec"]["parentRefs"][0]["name"], "rel-participant-gateway")
+        long = named(render("linkerd", {"mesh.routes.writeTimeout": "1m30s"}), "GRPCRoute", "-writes")
+        self.assertEqual(long["metadata"]["annotations"]["timeout.linkerd.io/request"], "90s")
         # On the Service they would hold for all methods.
         self.assertNotIn("annotations", named(objects, "Service")["metadata"])
 

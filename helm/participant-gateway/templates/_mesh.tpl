@@ -31,6 +31,11 @@ config.alpha.linkerd.io/proxy-wait-before-exit-seconds: {{ $stay | quote }}
 {{- end }}
 {{- end }}
 
+{{/* Linkerd takes a number of one unit, and ignores an annotation such as 1m30s. */}}
+{{- define "participant-gateway.oneUnit" -}}
+{{- if regexMatch "^[0-9]+[a-z]+$" . }}{{ . }}{{ else }}{{ include "participant-gateway.seconds" . }}s{{ end -}}
+{{- end }}
+
 {{/* The identity of the test's pod, which has to be let in, too. */}}
 {{- define "participant-gateway.ownPrincipal" -}}
 {{- printf "%s/ns/%s/sa/%s" .Values.mesh.trustDomain .Release.Namespace (include "participant-gateway.serviceAccountName" .) -}}
