@@ -268,7 +268,10 @@ func run(address, conversation string) error {
 	}
 	handle := func(event *pb.ParticipantEvent) {
 		fmt.Printf("watch: %s %v\n", event.GetParticipant().GetId(), event.GetType())
-		told <- event.GetParticipant().GetId()
+		select {
+		case told <- event.GetParticipant().GetId():
+		case <-ctx.Done():
+		}
 	}
 	go func() { ended <- c.watch(ctx, handle, begin) }()
 	select {
@@ -289,6 +292,9 @@ func run(address, conversation string) error {
 			}
 		}
 	}
+	// Before the connection closes, which the watch would else take for a loss and resume.
+	cancel()
+	<-ended
 	fmt.Println("done")
 	return nil
 }
