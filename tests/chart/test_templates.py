@@ -648,9 +648,17 @@ class NetworkPolicies(unittest.TestCase):
         self.assertFalse(spec["ingress"])
 
     def test_the_metrics_of_a_meshs_proxy_can_be_scraped(self):
-        for name, ports in [("istio", [9464, 15020, 15090]), ("linkerd", [9464, 4191])]:
+        for name, ports in [("istio", [9464, 15020, 15090]), ("linkerd", [9464, 4191, 4143])]:
             rule = named(render(name), "NetworkPolicy")["spec"]["ingress"][1]
             self.assertEqual([port["port"] for port in rule["ports"]], ports)
+
+    def test_linkerds_proxies_reach_each_other(self):
+        beside = EVENTS | {"otel.endpoint": "http://collector:4317", "bus.redis.url": "redis://redis"}
+        spec = named(render("linkerd", beside), "NetworkPolicy")["spec"]
+        for rule in spec["ingress"]:
+            self.assertIn(4143, [port["port"] for port in rule["ports"]])
+        self.assertLessEqual({(4317, 4143), (6379, 4143)}, set(self.egress("linkerd", beside)))
+        self.assertNotIn("4143", render_text("full") + render_text("istio", beside))
 
     def test_a_meshs_control_plane_is_reachable(self):
         for name, namespace in [("istio", "istio-system"), ("linkerd", "linkerd")]:
