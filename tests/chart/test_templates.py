@@ -245,6 +245,13 @@ class Configuration(unittest.TestCase):
         self.assertEqual(environment["OTEL_EXPORTER_OTLP_PROTOCOL"], "grpc")
         self.assertNotIn("env", gateway(render("default")))
 
+    def test_a_variable_of_the_release_replaces_the_charts(self):
+        ours = [entry["name"] for entry in gateway(render("full", {"extraEnv": []}))["env"]]
+        theirs = {"name": "OTEL_RESOURCE_ATTRIBUTES", "value": "deployment.environment=shop"}
+        entries = gateway(render("full", {"extraEnv": [theirs]}))["env"]
+        self.assertEqual(sorted(entry["name"] for entry in entries), sorted(ours))
+        self.assertIn(theirs, entries)
+
     def test_kinesis(self):
         objects = render("kinesis")
         self.assertEqual(config(objects)["kinesis"]["stream"].split(":")[0], "arn")
@@ -543,6 +550,13 @@ class Meshes(unittest.TestCase):
             objects = render(name)
             self.assertEqual(self.about_meshes(pod_of(objects)["metadata"]), wanted)
             self.assertEqual(self.about_meshes(named(objects, "Pod", "-test")["metadata"]), wanted)
+
+    def test_an_annotation_of_the_release_replaces_the_charts(self):
+        theirs = {"linkerd.io/inject": "ingress", "checksum/config": "x"}
+        text = render_text("linkerd", {"podAnnotations": theirs, "test.enabled": False})
+        self.assertEqual(text.count("linkerd.io/inject: "), 1)
+        self.assertIn("linkerd.io/inject: ingress", text)
+        self.assertNotIn("checksum/config: x", text)
 
     def test_older_sidecars_outlive_the_drain(self):
         old = {"mesh.nativeSidecar": False, "test.enabled": False}

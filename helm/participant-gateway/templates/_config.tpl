@@ -157,7 +157,7 @@ redis:
 {{- end }}
 {{- end }}
 
-{{- define "participant-gateway.env" -}}
+{{- define "participant-gateway.ownEnv" -}}
 {{- with .Values.otel }}
 {{- if .endpoint }}
 - name: POD_NAME
@@ -181,6 +181,17 @@ redis:
 {{- with .Values.kinesis.region }}
 - name: AWS_REGION
   value: {{ . }}
+{{- end }}
+{{- end }}
+
+{{/* The API server refuses a name that stands there twice: extraEnv replaces what is ours. */}}
+{{- define "participant-gateway.env" -}}
+{{- $given := dict }}
+{{- range .Values.extraEnv }}{{ $_ := set $given .name true }}{{ end }}
+{{- range include "participant-gateway.ownEnv" . | fromYamlArray }}
+{{- if not (hasKey $given .name) }}
+{{ toYaml (list .) }}
+{{- end }}
 {{- end }}
 {{- with .Values.extraEnv }}
 {{ tpl (toYaml .) $ }}
