@@ -731,6 +731,11 @@ class Tests(unittest.TestCase):
         self.assertEqual(arguments[:3], ["probe", "--address", "rel-participant-gateway:50051"])
         self.assertEqual(named(objects, "Pod", "-test")["metadata"]["annotations"]["helm.sh/hook"], "test")
 
+    def test_it_runs_where_the_gateway_may(self):
+        objects = render("full")
+        for key in ("nodeSelector", "tolerations"):
+            self.assertEqual(named(objects, "Pod", "-test")["spec"][key], pod_of(objects)["spec"][key])
+
     def test_it_can_be_left_out(self):
         self.assertEqual(by_kind(render("default", {"test.enabled": False}), "Pod"), [])
 
