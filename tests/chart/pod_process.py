@@ -1,7 +1,8 @@
 """Runs the gateway's container of a rendered Deployment as a process: its args, its environment, its files at their own paths.
 
 The process lives in a folder that it takes for `/`, which holds what the image does, and runs as the user that the pod asks for.
-What stands in a Deployment and is not known here is an error: nothing is left out silently. Needs root.
+What its volumes and variables hold is resolved by tests/cluster, which has to be on Python's path; what is not known there is an
+error, too. Needs root.
 """
 import base64
 import os
@@ -10,6 +11,10 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+
+import pod_spec
+from render import NAMESPACE
+from store import CONFIG_MAP, SECRET, Store
 
 # The image's, by its Dockerfile.
 ENTRYPOINT = "/usr/local/bin/participant-gateway"
@@ -20,61 +25,27 @@ class Unsupported(Exception):
     """The Deployment asks for something that has to be learned here."""
 
 
-def environment(container):
-    """The container's variables, in which `$(NAME)` stands for one before."""
-    variables = {}
-    for entry in container.get("env", []):
-        if "value" in entry:
-            value = re.sub(r"\$\((\w+)\)", lambda found: variables.get(found[1], found[0]), entry["value"])
-        elif entry.get("valueFrom") == {"fieldRef": {"fieldPath": "metadata.name"}}:
-            value = POD_NAME
-        else:
-            raise Unsupported(f"env {entry}")
-        variables[entry["name"]] = value
-    return variables
+def store_of(objects, secrets):
+    """What a pod's volumes name: what is rendered, and the content of Secrets and of CSI's classes that somebody else brings."""
+    store = Store()
+    for name, held in secrets.items():
+        data = {key: base64.b64encode(text.encode()).decode() for key, text in held.items()}
+        store.put(SECRET, {"metadata": {"name": name, "namespace": NAMESPACE}, "data": data})
+    for item in objects:
+        for kind in (CONFIG_MAP, SECRET):
+            if item["kind"] == kind.name:
+                store.put(kind, item)
+    return store
 
 
-class Files:
-    """What a pod's volumes hold: ConfigMaps and Secrets that are rendered, and those that somebody else has to bring."""
-
-    def __init__(self, objects, secrets):
-        """`secrets` has the content of Secrets that are not rendered, by name, and of CSI's classes."""
-        self.config_maps = {item["metadata"]["name"]: item["data"] for item in objects if item["kind"] == "ConfigMap"}
-        self.secrets = dict(secrets)
-        for item in objects:
-            if item["kind"] == "Secret":
-                data = {key: base64.b64decode(value).decode() for key, value in item.get("data", {}).items()}
-                self.secrets[item["metadata"]["name"]] = data | item.get("stringData", {})
-
-    def of_volume(self, volume):
-        """The volume's files by name, and their mode."""
-        rest = {key: value for key, value in volume.items() if key != "name"}
-        match rest:
-            case {"configMap": {"name": name}}:
-                return self.config_maps[name], 0o444
-            case {"secret": {"secretName": name, "defaultMode": mode}}:
-                return self.secrets[name], mode
-            case {"csi": {"volumeAttributes": {"secretProviderClass": name}}}:
-                return self.secrets[name], 0o444
-        raise Unsupported(f"volume {volume}")
-
-
-def write_volumes(root, spec, files):
+def write_volumes(root, spec, store):
     """Writes each mount of the container below `root`, as the kubelet does: the pod's group may read it."""
-    volumes = {volume["name"]: volume for volume in spec["volumes"]}
-    group = spec["securityContext"]["fsGroup"]
-    for mount in spec["containers"][0]["volumeMounts"]:
-        held, mode = files.of_volume(volumes[mount["name"]])
-        at = root / mount["mountPath"].lstrip("/")
-        if "subPath" in mount:
-            written = {at: held[mount["subPath"]]}
-        else:
-            written = {at / name: text for name, text in held.items()}
-        for path, text in written.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-            os.chown(path, 0, group)
-            path.chmod(mode)
+    for file in pod_spec.files(store, NAMESPACE, spec):
+        at = root / file.path.lstrip("/")
+        at.parent.mkdir(parents=True, exist_ok=True)
+        at.write_bytes(file.content)
+        os.chown(at, 0, spec["securityContext"]["fsGroup"])
+        at.chmod(file.mode)
 
 
 def write_image(root, binary):
@@ -99,16 +70,17 @@ class PodProcess:
         self.root = Path(folder) / "root"
         self.log = Path(folder) / "log"
         write_image(self.root, binary)
-        write_volumes(self.root, self.spec, Files(objects, secrets))
+        write_volumes(self.root, self.spec, store_of(objects, secrets))
         self.root.chmod(0o755)
 
     def __enter__(self):
         security = self.spec["securityContext"]
         chroot = [shutil.which("chroot"), f"--userspec={security['runAsUser']}:{security['runAsGroup']}", f"--groups={security['fsGroup']}"]
         command = [*chroot, self.root, ENTRYPOINT, *self.container["args"]]
+        pod = {"metadata": {"name": POD_NAME, "namespace": NAMESPACE}}
+        environment = pod_spec.environment(pod, self.container, "127.0.0.1")
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                command, env=environment(self.container), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         return self
 
     def __exit__(self, *_):

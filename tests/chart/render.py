@@ -12,6 +12,7 @@ CHART = ROOT / "helm/participant-gateway"
 PRESETS = CHART / "ci"
 # The newest minor whose schemas the checks have.
 NEWEST = "1.37.0"
+NAMESPACE = "shop"
 
 
 class Refused(Exception):
@@ -43,7 +44,7 @@ def value_arguments(name, values):
 
 def render_text(name=None, values=None, kube=NEWEST):
     """What `helm template` prints, for a preset, and values by their paths that are set beside it."""
-    arguments = ["template", "rel", str(CHART), "--namespace", "shop", "--kube-version", kube]
+    arguments = ["template", "rel", str(CHART), "--namespace", NAMESPACE, "--kube-version", kube]
     return helm(*arguments, *value_arguments(name, values))
 
 

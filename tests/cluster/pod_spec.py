@@ -40,8 +40,12 @@ def _volume(store: Store, namespace: str, volume: Object) -> Iterator[tuple[str,
     elif "configMap" in volume:
         source = volume["configMap"]
         content = _content(store.get(CONFIG_MAP, namespace, source["name"]))
+    elif "csi" in volume:
+        # What its driver fetches is kept as a Secret of the class's name.
+        source = volume["csi"]
+        content = _content(store.get(SECRET, namespace, source["volumeAttributes"]["secretProviderClass"]))
     else:
-        raise ValueError(f"volume {volume['name']}: only Secrets and ConfigMaps are known here")
+        raise ValueError(f"volume {volume['name']}: only Secrets, ConfigMaps and CSI's files are known here")
     for name in content:
         yield name, content[name], source.get("defaultMode", DEFAULT_MODE)
 
