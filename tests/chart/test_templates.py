@@ -98,6 +98,10 @@ class Refusals(unittest.TestCase):
     def test_variables(self):
         self.refused("extraEnv: TWILIO_AUTH_TOKEN would be readable", extraEnv=[{"name": "TWILIO_AUTH_TOKEN", "value": "x"}])
         drain = [{"name": "GATEWAY_DRAIN_TIMEOUT", "value": "1h"}]
+        aws = {"name": "AWS_SECRET_ACCESS_KEY"}
+        self.refused("extraEnv: AWS_SECRET_ACCESS_KEY would be readable", extraEnv=[aws | {"value": "x"}])
+        by_reference = aws | {"valueFrom": {"secretKeyRef": {"name": "aws", "key": "secret"}}}
+        self.assertIn(by_reference, gateway(render("kinesis", {"extraEnv": [by_reference]}))["env"])
         self.refused("extraEnv: in place of GATEWAY_DRAIN_TIMEOUT set the value drain.timeout", extraEnv=drain)
 
     def test_events(self):
