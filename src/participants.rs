@@ -1,7 +1,8 @@
 //! The heart: reads, writes, and what they mean for each other. Here, and nowhere else, the cache and Twilio meet: `reads`
-//! go through the cache, and every one of the `writes` forgets there what it touches.
+//! go through the cache, and every one of the `writes` and `creates` forgets there what it touches.
 
 mod cached;
+mod creates;
 mod events;
 mod fields;
 mod freshness;
@@ -157,7 +158,7 @@ impl Participants {
             aliases: Aliases::new(freshness.lifetime_without_events()),
             cache: Cache::new(cache, &traits, tasks.clone(), metrics),
             page_tokens,
-            outcomes: Outcomes::new(&writes::KEPT_OUTCOMES),
+            outcomes: Outcomes::new(&creates::KEPT_OUTCOMES),
             turns: Turns::default(),
             feed,
             freshness,
