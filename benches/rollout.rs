@@ -250,7 +250,7 @@ async fn get(mut client: Client, is_fresh: bool) -> Result<(), Status> {
     let request = GetParticipantRequest {
         conversation: conversation(),
         participant_id: "alice".into(),
-        read_options: Some(ReadOptions { max_age }),
+        read_options: Some(ReadOptions { max_age, ..Default::default() }),
     };
     let answer = client.get_participant(request).await?.into_inner();
     is_alice(answer.participant)

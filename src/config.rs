@@ -2,6 +2,7 @@
 //! only reader of the environment, which is an argument, so that tests never change the process's own.
 
 mod accounts;
+mod cache;
 mod cli;
 mod events;
 mod settings;
@@ -232,7 +233,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
     if let Some(place) = sources.place("kinesis.stream") {
         sources.problem(place, "this build cannot read it: build the gateway with its feature kinesis");
     }
-    let ttl = sources.required("cache.ttl", duration);
+    let (cache, lifetimes) = cache::read(sources);
     let export = Export { traces: otlp(sources, "TRACES"), metrics: otlp(sources, "METRICS") };
     Config {
         grpc_listen: sources.optional("grpc.listen", listen).unwrap_or(NOWHERE),
@@ -251,11 +252,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
                 .required("upstream.max_response_bytes", |text| number(text, 1024, 1 << 30)),
             reload_interval: sources.required("secrets.reload_interval", limit),
         },
-        lifetimes: Lifetimes {
-            with_events: ttl,
-            without_events: sources.required("cache.ttl_without_events", duration),
-            live_window: sources.required("events.live_window", limit),
-        },
+        lifetimes,
         watch: Watch {
             heartbeat: sources.required("watch.heartbeat", limit),
             kept: Capacity {
@@ -263,11 +260,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
                 bytes: sources.required("watch.bytes_kept", |text| number(text, 1 << 20, 1 << 40)),
             },
         },
-        cache: CacheSettings {
-            ttl,
-            negative_ttl: sources.required("cache.negative_ttl", duration),
-            max_bytes: sources.required("cache.max_bytes", |text| number(text, 0, 1 << 40)),
-        },
+        cache,
         #[cfg(feature = "kinesis")]
         kinesis: kinesis(sources),
         bus: bus(sources),

@@ -53,9 +53,9 @@ impl ParticipantService for Service {
         request: Request<proto::GetParticipantRequest>,
     ) -> Result<Response<proto::GetParticipantResponse>, Status> {
         let (opened, request) = opened(request)?;
-        let request::Get { key, max_age } = request::get(request, &self.accounts)?;
+        let request::Get { key, tolerance } = request::get(request, &self.accounts)?;
         let told = told(key.conversation.version);
-        let read = self.participants.get(key, max_age, opened.unary()).await.map_err(told)?;
+        let read = self.participants.get(key, tolerance, opened.unary()).await.map_err(told)?;
         let read_info = Some(read_info(&read));
         Ok(Response::new(proto::GetParticipantResponse {
             participant: Some(Arc::unwrap_or_clone(read.value)),
@@ -68,9 +68,9 @@ impl ParticipantService for Service {
         request: Request<proto::ListParticipantsRequest>,
     ) -> Result<Response<proto::ListParticipantsResponse>, Status> {
         let (opened, request) = opened(request)?;
-        let request::List { conversation, size, cursor, max_age } =
+        let request::List { conversation, size, cursor, tolerance } =
             request::list(request, &self.accounts, self.participants.page_tokens())?;
-        let read = self.participants.list(&conversation, size, &cursor, max_age, opened.unary());
+        let read = self.participants.list(&conversation, size, &cursor, tolerance, opened.unary());
         let read = read.await.map_err(told(conversation.version))?;
         let read_info = Some(read_info(&read));
         Ok(Response::new(proto::ListParticipantsResponse {
@@ -86,10 +86,10 @@ impl ParticipantService for Service {
         request: Request<proto::BatchGetParticipantsRequest>,
     ) -> Result<Response<proto::BatchGetParticipantsResponse>, Status> {
         let (opened, request) = opened(request)?;
-        let request::BatchGet { conversation, ids, max_age, partial } =
+        let request::BatchGet { conversation, ids, tolerance, partial } =
             request::batch_get(request, &self.accounts)?;
         let version = conversation.version;
-        let reads = self.participants.batch_get(&conversation, &ids, partial, max_age, opened.unary());
+        let reads = self.participants.batch_get(&conversation, &ids, partial, tolerance, opened.unary());
         let mut answer = proto::BatchGetParticipantsResponse::default();
         for (index, read) in (0..).zip(reads.await) {
             match read {
@@ -196,10 +196,10 @@ impl ParticipantService for Service {
         request: Request<proto::ListParticipantConversationsRequest>,
     ) -> Result<Response<proto::ListParticipantConversationsResponse>, Status> {
         let (opened, request) = opened(request)?;
-        let request::ListConversations { version, person, size, cursor, max_age } =
+        let request::ListConversations { version, person, size, cursor, tolerance } =
             request::list_conversations(request, &self.accounts, self.participants.page_tokens())?;
         let person = (version, &person);
-        let read = self.participants.list_conversations(person, size, &cursor, max_age, opened.unary());
+        let read = self.participants.list_conversations(person, size, &cursor, tolerance, opened.unary());
         let read = read.await.map_err(told(version))?;
         let read_info = Some(read_info(&read));
         Ok(Response::new(proto::ListParticipantConversationsResponse {

@@ -190,6 +190,13 @@ impl Twilio {
         join_all(upkeeps).await;
     }
 
+    /// Whether the account's requests of this version fail altogether, so that they are held back.
+    pub fn is_sick(&self, account: &AccountId, version: ApiVersion) -> bool {
+        // There is no circuit breaker yet that could tell.
+        let _ = (account, version);
+        false
+    }
+
     /// The budget of a request on behalf of a call, which may be repeated until the call's deadline.
     pub fn budget(&self, call: Call) -> Budget {
         let Call { deadline, caller, is_repetition } = call;

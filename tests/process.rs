@@ -262,7 +262,10 @@ fn get(id: &str) -> GetParticipantRequest {
 
 fn get_fresh(id: &str) -> GetParticipantRequest {
     GetParticipantRequest {
-        read_options: Some(ReadOptions { max_age: Some(prost_types::Duration::default()) }),
+        read_options: Some(ReadOptions {
+            max_age: Some(prost_types::Duration::default()),
+            ..Default::default()
+        }),
         ..get(id)
     }
 }

@@ -560,7 +560,10 @@ async fn no_secret_of_an_account_is_on_any_surface() {
                 let mut client = process.client.clone();
                 let mut request = get(V1_CONVERSATION, "alice").into_inner();
                 request.conversation.get_or_insert_default().account_id = format!("AC{digits}");
-                request.read_options = Some(ReadOptions { max_age: Some(prost_types::Duration::default()) });
+                request.read_options = Some(ReadOptions {
+                    max_age: Some(prost_types::Duration::default()),
+                    ..Default::default()
+                });
                 tokio::spawn(async move { client.get_participant(request).await })
             });
             for call in calls.collect::<Vec<_>>() {
@@ -727,7 +730,8 @@ async fn what_twilio_has_added_is_logged_once_by_the_name_of_its_key() {
     for secret in ["+15550100001", "dana@example.com"] {
         process.fault(json!({ "body": body(secret), "times": 1 })).await;
         let mut read = get(V1_CONVERSATION, "alice");
-        read.get_mut().read_options = Some(ReadOptions { max_age: Some(prost_types::Duration::default()) });
+        read.get_mut().read_options =
+            Some(ReadOptions { max_age: Some(prost_types::Duration::default()), ..Default::default() });
         process.client.get_participant(read).await.unwrap();
     }
     let (lines, _) = process.end().await;

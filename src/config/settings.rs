@@ -155,6 +155,35 @@ pub const SETTINGS: &[Setting] = &[
         "The same where no events are known to arrive: changes made elsewhere become visible only after it",
     ),
     setting(
+        "cache.stale_while_revalidate",
+        None,
+        "GATEWAY_CACHE_STALE_WHILE_REVALIDATE",
+        "5s",
+        "So long after that, and for half that time at most, a cached answer is told while it is read anew; 0s: never",
+    ),
+    setting(
+        "cache.stale_on_error",
+        None,
+        "GATEWAY_CACHE_STALE_ON_ERROR",
+        "1m",
+        "So long after it where Twilio cannot be read; 0s: never",
+    ),
+    setting(
+        "cache.stale_on_outage",
+        None,
+        "GATEWAY_CACHE_STALE_ON_OUTAGE",
+        "1h",
+        "The same while the circuit of the account's API version is open. Cached answers, PII among them, stay in memory so long \
+         after cache.ttl; 0s: as cache.stale_on_error",
+    ),
+    setting(
+        "cache.allow_stale_on_error",
+        None,
+        "GATEWAY_CACHE_ALLOW_STALE_ON_ERROR",
+        "true",
+        "Whether that holds for reads which say neither max_age nor allow_stale_on_error",
+    ),
+    setting(
         "cache.negative_ttl",
         None,
         "GATEWAY_CACHE_NEGATIVE_TTL",

@@ -206,6 +206,10 @@ fn the_ends_of_a_range_are_legal_and_what_lies_beyond_is_not() {
         ("GATEWAY_UPSTREAM_MAX_RETRIES", vec!["0", "10"], vec!["-1", "11", "two", "1.5"]),
         ("GATEWAY_UPSTREAM_MAX_RESPONSE_BYTES", vec!["1024", "1073741824"], vec!["1023", "1073741825"]),
         ("GATEWAY_CACHE_TTL", vec!["0s", "1day"], vec!["1day 1s", "5", "∞"]),
+        ("GATEWAY_CACHE_STALE_WHILE_REVALIDATE", vec!["0s", "1day"], vec!["2days", "-1s"]),
+        ("GATEWAY_CACHE_STALE_ON_ERROR", vec!["0s", "1day"], vec!["2days", "-1s"]),
+        ("GATEWAY_CACHE_STALE_ON_OUTAGE", vec!["0s", "1day"], vec!["2days", "-1s"]),
+        ("GATEWAY_CACHE_ALLOW_STALE_ON_ERROR", vec!["true", "false"], vec!["yes", "1"]),
         ("GATEWAY_LIMITS_CALL_TIMEOUT", vec!["1ns", "1day"], vec!["0s", "2days"]),
         ("GATEWAY_SECRETS_RELOAD_INTERVAL", vec!["100ms", "1day"], vec!["0s", "2days"]),
         ("GATEWAY_PAGE_TOKEN_KEY", vec!["0123456789abcdef"], vec!["0123456789abcde"]),
@@ -227,6 +231,22 @@ fn the_ends_of_a_range_are_legal_and_what_lies_beyond_is_not() {
             let problems = problems_beside_an_account(&[], &[(variable, value)]);
             assert_problems(&problems, &[(variable, "must be")]);
         }
+    }
+}
+
+#[test]
+fn the_cache_keeps_answers_for_the_longest_grace_and_no_longer() {
+    let off = [
+        ("GATEWAY_CACHE_STALE_WHILE_REVALIDATE", "0s"),
+        ("GATEWAY_CACHE_STALE_ON_ERROR", "0s"),
+        ("GATEWAY_CACHE_STALE_ON_OUTAGE", "0s"),
+    ];
+    assert_eq!(config(&[], &[]).cache.grace, Duration::from_secs(3600));
+    assert_eq!(config(&[], &off).cache.grace, Duration::ZERO);
+    for (at, (variable, _)) in off.iter().enumerate() {
+        let mut one = off;
+        one[at] = (variable, "2h");
+        assert_eq!(config(&[], &one).cache.grace, Duration::from_secs(7200), "{variable}");
     }
 }
 

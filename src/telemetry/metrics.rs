@@ -107,7 +107,16 @@ const LOOKUPS: Row = Row {
     kind: "counter",
     unit: "",
     labels: &["participant.cache.outcome"],
-    help: "Reads by how the cache served them: hit, miss (loaded), coalesced (joined another's load), bypass, failed",
+    help: "Reads by how the cache served them: hit, miss (loaded), coalesced (joined another's load), bypass, stale_revalidating \
+           (past its lifetime, and being refreshed), stale_on_error (because Twilio could not be read), failed",
+};
+const REFRESHES: Row = Row {
+    name: "participant.cache.refreshes",
+    prometheus: "participant_cache_refreshes_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.cache.refresh.outcome"],
+    help: "Refreshes of what was served past its lifetime, by how they ended: renewed, joined (another's load), failed, panicked",
 };
 const AGE: Row = Row {
     name: "participant.cache.entry.age",
@@ -212,6 +221,7 @@ pub const METRICS: &[Row] = &[
     UNKNOWN_VALUES,
     BAD_SECRETS,
     LOOKUPS,
+    REFRESHES,
     AGE,
     ENTRIES,
     WEIGHT,
@@ -261,6 +271,7 @@ struct Instruments {
     unknown_values: Counter<u64>,
     bad_secrets: UpDownCounter<i64>,
     lookups: Counter<u64>,
+    refreshes: Counter<u64>,
     age: Histogram<f64>,
     bus: Gauge<u64>,
     bus_lag: Histogram<f64>,
@@ -352,6 +363,7 @@ impl Metrics {
             unknown_values: counter(&UNKNOWN_VALUES),
             bad_secrets: up_down(&BAD_SECRETS),
             lookups: counter(&LOOKUPS),
+            refreshes: counter(&REFRESHES),
             age: histogram(&AGE, &AGES),
             bus: meter.u64_gauge(BUS.name).with_description(BUS.help).build(),
             bus_lag: histogram(&BUS_LAG, &LAGS),
@@ -453,6 +465,11 @@ impl Metrics {
     /// A read was served, or not; `outcome` is one of those that the table lists.
     pub fn cache_looked_up(&self, outcome: &'static str) {
         self.0.lookups.add(1, &[KeyValue::new("participant.cache.outcome", outcome)]);
+    }
+
+    /// A refresh that nobody waited for is over; `outcome` is one of those that the table lists.
+    pub fn cache_refreshed(&self, outcome: &'static str) {
+        self.0.refreshes.add(1, &[KeyValue::new("participant.cache.refresh.outcome", outcome)]);
     }
 
     /// A hit served what is so old.

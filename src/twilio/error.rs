@@ -263,6 +263,23 @@ impl Error {
         matches!(&self.cause, Cause::Answered(problem) if problem.status == StatusCode::UNAUTHORIZED)
     }
 
+    /// Whether there was no answer to what was asked: Twilio, or the way to it, is away, fails, or has enough to do.
+    pub fn is_away(&self) -> bool {
+        match &self.cause {
+            Cause::Answered(problem) => problem.status.is_server_error() || problem.is_unprocessed(),
+            Cause::NoToken(NoToken::Unavailable(_))
+            | Cause::CircuitOpen(_)
+            | Cause::Overloaded(_)
+            | Cause::NotSent(_)
+            | Cause::Cut(_)
+            | Cause::TimedOut => true,
+            Cause::NoToken(NoToken::Refused(_))
+            | Cause::GivenUp
+            | Cause::Broken(_)
+            | Cause::Unsupported(_) => false,
+        }
+    }
+
     /// Whether the participant or the conversation is not there.
     pub fn is_not_found(&self) -> bool {
         match &self.cause {

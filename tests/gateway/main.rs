@@ -23,6 +23,7 @@ mod properties;
 mod raw;
 mod replicas;
 mod rotation;
+mod stale;
 mod updates;
 mod upstream;
 mod watch;
