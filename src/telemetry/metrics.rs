@@ -373,8 +373,11 @@ impl Metrics {
             registry,
             provider,
         };
-        // So that it is there before anything is wrong.
+        // So that they are there before anything is wrong.
         instruments.bad_secrets.add(0, &[]);
+        for outcome in ["renewed", "joined", "failed", "panicked"] {
+            instruments.refreshes.add(0, &[KeyValue::new("participant.cache.refresh.outcome", outcome)]);
+        }
         let version = [KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))];
         meter.u64_gauge(BUILD.name).with_description(BUILD.help).build().record(1, &version);
         Ok(Self(Arc::new(instruments)))
