@@ -401,6 +401,31 @@ async fn who_joined_a_load_links_to_it_and_a_stream_tells_its_pages() {
     assert_eq!(collected.children(stream).len(), 2, "a request a page");
 }
 
+#[tokio::test]
+async fn a_refresh_that_nobody_waits_for_has_a_trace_of_its_own() {
+    let env = [("GATEWAY_CACHE_TTL_WITHOUT_EVENTS", "2s"), ("GATEWAY_CACHE_STALE_WHILE_REVALIDATE", "1s")];
+    let calls = async |process: &mut Process| {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = process.client.get_participant(get(V1_CONVERSATION, "alice")).await.unwrap();
+            if answer.into_inner().read_info.unwrap().cache_status() == CacheStatus::StaleRevalidating {
+                break;
+            }
+            assert!(Instant::now() < deadline, "it is fresh for ever");
+        }
+        while !process.metrics().await.contains("refresh_outcome=\"renewed\"} 1") {
+            assert!(Instant::now() < deadline, "it was never renewed");
+        }
+    };
+    let (collected, _) = traced_with(true, &env, calls).await;
+    let [refresh] = collected.named("cache refresh")[..] else { panic!("{:#?}", collected.spans) };
+    let [load] = collected.children(refresh)[..] else { panic!("{:#?}", collected.spans) };
+    assert_eq!((load.name.as_str(), collected.children(load).len()), ("cache load", 1));
+    let [link] = &refresh.links[..] else { panic!("{refresh:#?}") };
+    let served = collected.named(METHOD).into_iter().find(|call| call.span_id == link.span_id).unwrap();
+    assert!(refresh.parent_span_id.is_empty() && served.trace_id != refresh.trace_id);
+}
+
 /// What must be seen nowhere: planted as identity, address, name, attributes and token.
 const PLANTED: [&str; 4] = ["planted", "+1555017", "sandbox:", "QUMwMDAw"];
 
