@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
+use tracing::{Instrument as _, info_span};
 
 pub(super) use places::{Ask, Ending};
 use places::{Entry, Places, Queued, Refusal};
@@ -58,7 +59,9 @@ impl Governor {
     async fn wait(self: &Arc<Self>, ask: Ask, queued: Queued, since: Instant) -> Result<Permit, Duration> {
         let Queued { spot, turn, until } = queued;
         let mut waiting = Waiting { governor: self, spot: Some(spot) };
-        if let Ok(Ok(())) = timeout_at(until, turn).await {
+        let turn =
+            timeout_at(until, turn).instrument(info_span!("governor.wait", otel.name = "wait for a turn"));
+        if let Ok(Ok(())) = turn.await {
             waiting.spot = None;
             self.metrics.governor_waited(self.account.as_str(), is_write(ask.kind), since.elapsed());
             return Ok(self.permit());
