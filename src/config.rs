@@ -247,6 +247,8 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
             total_timeout: sources.required("upstream.total_timeout", limit),
             pool_idle_timeout: sources.required("upstream.pool_idle_timeout", duration),
             max_retries: sources.required("upstream.max_retries", |text| number(text, 0, 10)),
+            max_concurrency: sources.required("upstream.max_concurrency", |text| number(text, 1, 10_000)),
+            max_queue: sources.required("upstream.max_queue", |text| number(text, 0, 100_000)),
             propagate_trace: sources.required("upstream.propagate_trace", switch),
             max_response_bytes: sources
                 .required("upstream.max_response_bytes", |text| number(text, 1024, 1 << 30)),

@@ -8,6 +8,7 @@ mod account;
 mod agreement;
 mod drift;
 mod error;
+mod governor;
 mod http;
 mod prepared;
 #[cfg(test)]
@@ -16,7 +17,7 @@ mod v1;
 mod v2;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use ::http::Method;
@@ -36,6 +37,7 @@ use crate::ids::{
 use crate::proto::{Participant, ParticipantConversation};
 use crate::telemetry::Metrics;
 use account::{SignIn, Upkeep};
+use governor::Governor;
 use http::Request;
 
 /// Twilio's largest page of participants.
@@ -62,6 +64,10 @@ pub struct Settings {
     pub pool_idle_timeout: Duration,
     /// How often a request is sent again at most.
     pub max_retries: u32,
+    /// How many requests of an account may be under way.
+    pub max_concurrency: usize,
+    /// How many more may wait until another one ends.
+    pub max_queue: usize,
     /// A longer answer is refused.
     pub max_response_bytes: usize,
     /// Whether Twilio gets the trace's ids, in `traceparent`.
@@ -137,6 +143,8 @@ pub struct Twilio {
 
 /// What a request needs to know of its account.
 struct Endpoint {
+    /// Of both APIs, because Twilio counts them together.
+    governor: Arc<Governor>,
     v1: Api,
     v2: Api,
 }
@@ -167,11 +175,20 @@ impl Twilio {
             let [v1, v2] = SignIn::pair(&account.credentials);
             let v1 = Api { sign_in: v1, url: account.v1_url };
             let v2 = Api { sign_in: v2, url: account.v2_url };
-            (account.id, Endpoint { v1, v2 })
+            let Settings { max_concurrency, max_queue, .. } = *settings;
+            let governor = Governor::new(account.id.clone(), max_concurrency, max_queue, metrics.clone());
+            (account.id, Endpoint { governor: Arc::new(governor), v1, v2 })
         };
+        let accounts: HashMap<_, _> = accounts.into_iter().map(endpoint).collect();
+        // Weak, because each of them holds the metrics in turn.
+        let governors: Vec<_> =
+            accounts.values().map(|endpoint: &Endpoint| Arc::downgrade(&endpoint.governor)).collect();
+        let loads =
+            move || governors.iter().filter_map(Weak::upgrade).map(|governor| governor.load()).collect();
+        metrics.observe_governors(loads);
         Ok(Self {
             http: http::Http::new(settings, metrics.clone())?,
-            accounts: accounts.into_iter().map(endpoint).collect(),
+            accounts,
             total_timeout: settings.total_timeout,
             reload_interval: settings.reload_interval,
             metrics,
@@ -374,13 +391,15 @@ impl Twilio {
             |violation| Error { operation, version, cause: Cause::Unsupported(vec![violation]) };
         let endpoint = self.accounts.get(account);
         let endpoint = endpoint.expect("requests and clients come from one set of accounts");
+        let governor = endpoint.governor.clone();
         let Api { sign_in, url } = match version {
             ApiVersion::V1 => &endpoint.v1,
             ApiVersion::V2 => &endpoint.v2,
         };
         let url = http::url(url, &route.segments).map_err(unsupported)?;
         let sign_in = sign_in.clone();
-        Ok(Request::new((operation, version), subject, (method, url), route.template, sign_in, budget))
+        let (kind, account) = ((operation, version), (governor, sign_in));
+        Ok(Request::new(kind, subject, (method, url), route.template, account, budget))
     }
 }
 

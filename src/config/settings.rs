@@ -127,6 +127,20 @@ pub const SETTINGS: &[Setting] = &[
         "Maximum number of retries of a request to Twilio; 0 turns retries off",
     ),
     setting(
+        "upstream.max_concurrency",
+        None,
+        "GATEWAY_UPSTREAM_MAX_CONCURRENCY",
+        "100",
+        "Maximum number of an account's requests under way at Twilio, each on a connection of its own; Twilio's 429 lowers it for a while",
+    ),
+    setting(
+        "upstream.max_queue",
+        None,
+        "GATEWAY_UPSTREAM_MAX_QUEUE",
+        "1000",
+        "Maximum number of an account's requests that wait until another one ends; one caller's may be half of them. What cannot be sent in time is refused at once",
+    ),
+    setting(
         "upstream.max_response_bytes",
         None,
         "GATEWAY_UPSTREAM_MAX_RESPONSE_BYTES",

@@ -204,6 +204,8 @@ fn a_setting_is_checked_with_the_sandbox_too() {
 fn the_ends_of_a_range_are_legal_and_what_lies_beyond_is_not() {
     for (variable, legal, illegal) in [
         ("GATEWAY_UPSTREAM_MAX_RETRIES", vec!["0", "10"], vec!["-1", "11", "two", "1.5"]),
+        ("GATEWAY_UPSTREAM_MAX_CONCURRENCY", vec!["1", "10000"], vec!["0", "10001", "many"]),
+        ("GATEWAY_UPSTREAM_MAX_QUEUE", vec!["0", "100000"], vec!["-1", "100001"]),
         ("GATEWAY_UPSTREAM_MAX_RESPONSE_BYTES", vec!["1024", "1073741824"], vec!["1023", "1073741825"]),
         ("GATEWAY_CACHE_TTL", vec!["0s", "1day"], vec!["1day 1s", "5", "∞"]),
         ("GATEWAY_CACHE_STALE_WHILE_REVALIDATE", vec!["0s", "1day"], vec!["2days", "-1s"]),

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, MeterProvider as _, UpDownCounter};
+use opentelemetry::metrics::{
+    AsyncInstrument, Counter, Gauge, Histogram, Meter, MeterProvider as _, UpDownCounter,
+};
 use opentelemetry_otlp::{ExporterBuildError, MetricExporter};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkError;
@@ -76,6 +78,47 @@ const RETRIES: Row = Row {
     unit: "",
     labels: &["http.request.method", "url.template"],
     help: "Requests to Twilio that were sent again",
+};
+const LIMIT: Row = Row {
+    name: "participant.upstream.concurrency.limit",
+    prometheus: "participant_upstream_concurrency_limit",
+    kind: "gauge",
+    unit: "",
+    labels: &["participant.account"],
+    help: "How many requests of an account may be under way at Twilio; falls when Twilio says that there are too many",
+};
+const UNDER_WAY: Row = Row {
+    name: "participant.upstream.in_flight",
+    prometheus: "participant_upstream_in_flight",
+    kind: "gauge",
+    unit: "",
+    labels: &["participant.account"],
+    help: "How many are, as far as this process sends them",
+};
+const QUEUED: Row = Row {
+    name: "participant.upstream.queued",
+    prometheus: "participant_upstream_queued",
+    kind: "gauge",
+    unit: "",
+    labels: &["participant.account", "participant.upstream.kind"],
+    help: "Requests that wait until another one ends: read or write",
+};
+const QUEUE_WAIT: Row = Row {
+    name: "participant.upstream.queue.wait",
+    prometheus: "participant_upstream_queue_wait_seconds",
+    kind: "histogram",
+    unit: "s",
+    labels: &["participant.account", "participant.upstream.kind"],
+    help: "How long they waited until they were sent; those that need not wait, and those that are refused, do not count",
+};
+const REFUSALS: Row = Row {
+    name: "participant.upstream.refusals",
+    prometheus: "participant_upstream_refusals_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.account", "participant.upstream.reason"],
+    help: "Requests that were not sent, because too many are under way: queue_full (or the caller's share of it is), no_time (the \
+           wait would not fit the deadline), waited (in vain)",
 };
 const UNKNOWN_KEYS: Row = Row {
     name: "participant.upstream.unknown_keys",
@@ -217,6 +260,11 @@ pub const METRICS: &[Row] = &[
     IN_FLIGHT,
     REQUESTS,
     RETRIES,
+    LIMIT,
+    UNDER_WAY,
+    QUEUED,
+    QUEUE_WAIT,
+    REFUSALS,
     UNKNOWN_KEYS,
     UNKNOWN_VALUES,
     BAD_SECRETS,
@@ -267,6 +315,8 @@ struct Instruments {
     in_flight: UpDownCounter<i64>,
     requests: Histogram<f64>,
     retries: Counter<u64>,
+    queue_wait: Histogram<f64>,
+    refusals: Counter<u64>,
     unknown_keys: Counter<u64>,
     unknown_values: Counter<u64>,
     bad_secrets: UpDownCounter<i64>,
@@ -311,6 +361,21 @@ impl From<prometheus::Error> for MetricsError {
     }
 }
 
+/// What the governor of an account has under way.
+#[derive(Clone, Debug)]
+pub struct GovernorLoad {
+    /// The account.
+    pub account: String,
+    /// How many requests may be under way.
+    pub limit: usize,
+    /// How many are.
+    pub in_flight: usize,
+    /// Reads that wait.
+    pub queued_reads: usize,
+    /// Writes that wait.
+    pub queued_writes: usize,
+}
+
 /// How an attempt at a request to Twilio went.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt<'a> {
@@ -326,6 +391,13 @@ pub struct Attempt<'a> {
     pub status: Option<u16>,
     /// What went wrong, out of a closed set.
     pub error: Option<&'static str>,
+}
+
+fn queue_labels(account: &str, is_write: bool) -> [KeyValue; 2] {
+    [
+        KeyValue::new("participant.account", account.to_owned()),
+        KeyValue::new("participant.upstream.kind", if is_write { "write" } else { "read" }),
+    ]
 }
 
 impl Metrics {
@@ -359,6 +431,8 @@ impl Metrics {
             in_flight: up_down(&IN_FLIGHT),
             requests: histogram(&REQUESTS, &DURATIONS),
             retries: counter(&RETRIES),
+            queue_wait: histogram(&QUEUE_WAIT, &LAGS),
+            refusals: counter(&REFUSALS),
             unknown_keys: counter(&UNKNOWN_KEYS),
             unknown_values: counter(&UNKNOWN_VALUES),
             bad_secrets: up_down(&BAD_SECRETS),
@@ -439,6 +513,45 @@ impl Metrics {
             KeyValue::new("url.template", template),
         ];
         self.0.retries.add(1, &labels);
+    }
+
+    /// A request of an account was sent after it had waited so long for its turn.
+    pub fn governor_waited(&self, account: &str, is_write: bool, wait: Duration) {
+        self.0.queue_wait.record(wait.as_secs_f64(), &queue_labels(account, is_write));
+    }
+
+    /// A request of an account was not sent, for one of the reasons that the table lists.
+    pub fn governor_refused(&self, account: &str, reason: &'static str) {
+        let labels = [
+            KeyValue::new("participant.account", account.to_owned()),
+            KeyValue::new("participant.upstream.reason", reason),
+        ];
+        self.0.refusals.add(1, &labels);
+    }
+
+    /// Asks for what the governors have under way whenever the registry is read.
+    pub fn observe_governors(&self, loads: impl Fn() -> Vec<GovernorLoad> + Send + Sync + 'static) {
+        let loads = Arc::new(loads);
+        let gauge = |row: &Row| self.0.meter.u64_observable_gauge(row.name).with_description(row.help);
+        let account = |load: &GovernorLoad| [KeyValue::new("participant.account", load.account.clone())];
+        let of = loads.clone();
+        let limits = move |observer: &dyn AsyncInstrument<u64>| {
+            of().iter().for_each(|load| observer.observe(load.limit as u64, &account(load)));
+        };
+        let of = loads.clone();
+        let in_flight = move |observer: &dyn AsyncInstrument<u64>| {
+            of().iter().for_each(|load| observer.observe(load.in_flight as u64, &account(load)));
+        };
+        let queued = move |observer: &dyn AsyncInstrument<u64>| {
+            for load in loads() {
+                observer.observe(load.queued_reads as u64, &queue_labels(&load.account, false));
+                observer.observe(load.queued_writes as u64, &queue_labels(&load.account, true));
+            }
+        };
+        // The registry holds the callbacks from here on.
+        let _ = gauge(&LIMIT).with_callback(limits).build();
+        let _ = gauge(&UNDER_WAY).with_callback(in_flight).build();
+        let _ = gauge(&QUEUED).with_callback(queued).build();
     }
 
     /// An answer had a key that is not known; `version` is `v1` or `v2`. Names come from outside: the caller bounds what they

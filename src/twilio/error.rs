@@ -13,6 +13,8 @@ use crate::ids::{ApiVersion, Segment, Violation, is_public, is_sid};
 
 /// Twilio's codes for "too many requests": never processed, so any method may be repeated (docs/api/errors/20429).
 pub const THROTTLED: &[i64] = &[20429, 50063, 50074];
+/// Those of them that tell of one conversation or service with too many changes a second, not of the whole account.
+const THROTTLED_IN_PART: &[i64] = &[50063, 50074];
 /// Twilio's codes for a participant or a conversation that is not there.
 const NOT_FOUND: &[i64] = &[20404, 50350, 50432];
 
@@ -280,6 +282,11 @@ impl Error {
         }
     }
 
+    /// Whether the account has too many requests under way at Twilio.
+    pub(super) fn is_one_too_many(&self) -> bool {
+        matches!(&self.cause, Cause::Answered(problem) if problem.is_one_too_many())
+    }
+
     /// Whether the participant or the conversation is not there.
     pub fn is_not_found(&self) -> bool {
         match &self.cause {
@@ -383,6 +390,14 @@ impl Problem {
         match self.code {
             Some(code) if THROTTLED.contains(&code) => true,
             _ => matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT),
+        }
+    }
+
+    fn is_one_too_many(&self) -> bool {
+        match self.code {
+            Some(code) if THROTTLED_IN_PART.contains(&code) => false,
+            Some(code) if THROTTLED.contains(&code) => true,
+            _ => self.status == StatusCode::TOO_MANY_REQUESTS,
         }
     }
 

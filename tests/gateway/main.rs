@@ -15,6 +15,7 @@ mod errors;
 mod events;
 mod fixtures;
 mod golden;
+mod governor;
 mod lists;
 mod metrics;
 mod outcomes;

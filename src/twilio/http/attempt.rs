@@ -15,6 +15,7 @@ use super::{Request, Response};
 use crate::telemetry::{self, Metrics};
 use crate::twilio::drift::Drift;
 use crate::twilio::error::{self, Broken, Cause, Error, Problem};
+use crate::twilio::governor::Ending;
 
 /// What metrics call a request for an access token, wherever it is sent.
 const TOKEN_TEMPLATE: &str = "/v2/token";
@@ -80,17 +81,25 @@ impl Attempt {
         authorization: &HeaderValue,
         refused: usize,
     ) -> Result<Response, Error> {
+        // Nothing else is waited for with a place in hand, neither credentials nor the pause before a retry.
+        let permit = request.turn().await?;
         request.begins()?;
-        let result = self.send(request, authorization).instrument(span(request, refused)).await;
+        let mut seen = Seen::default();
+        let result = self.send(request, authorization, &mut seen).instrument(span(request, refused)).await;
+        permit.end(ending(&result, seen.concurrent_requests));
         request.ended(&result);
         result
     }
 
-    async fn send(&self, request: &Request, authorization: &HeaderValue) -> Result<Response, Error> {
+    async fn send(
+        &self,
+        request: &Request,
+        authorization: &HeaderValue,
+        seen: &mut Seen,
+    ) -> Result<Response, Error> {
         let began = Instant::now();
         let until = request.budget.until.min(began + self.timeout);
-        let mut status = None;
-        let result = timeout_at(until, self.exchange(request, authorization, &mut status)).await;
+        let result = timeout_at(until, self.exchange(request, authorization, seen)).await;
         let result = result.unwrap_or(Err(Cause::TimedOut)).map_err(|cause| request.error(cause));
         let error = result.as_ref().err().map(Error::kind);
         if error.is_some() {
@@ -101,29 +110,29 @@ impl Attempt {
             template: request.template,
             host: request.url.host_str().unwrap_or_default(),
             port: request.url.port_or_known_default().unwrap_or_default(),
-            status,
+            status: seen.status,
             error,
         };
         self.metrics.request_ended(attempt, began.elapsed());
         result
     }
 
-    /// `answered` learns the status as soon as there is one.
     async fn exchange(
         &self,
         request: &Request,
         authorization: &HeaderValue,
-        answered: &mut Option<u16>,
+        seen: &mut Seen,
     ) -> Result<Response, Cause> {
         let answer = self.outgoing(request, authorization).send().await.map_err(broken_connection)?;
         let status = answer.status();
-        *answered = Some(status.as_u16());
         let headers = answer.headers().clone();
+        *seen =
+            Seen { status: Some(status.as_u16()), concurrent_requests: error::concurrent_requests(&headers) };
         let request_id = error::request_id(&headers);
         let span = Span::current();
         span.record("http.response.status_code", status.as_u16());
         span.record("twilio.request_id", request_id.as_deref());
-        span.record("twilio.concurrent_requests", error::concurrent_requests(&headers));
+        span.record("twilio.concurrent_requests", seen.concurrent_requests);
 
         let is_error = status.is_client_error() || status.is_server_error();
         let body = match self.body(answer).await {
@@ -208,6 +217,25 @@ impl Attempt {
             body.extend_from_slice(&chunk);
         }
         Ok(body.freeze())
+    }
+}
+
+/// What is known of an answer as soon as it begins, even where the rest of it never comes.
+#[derive(Default)]
+struct Seen {
+    status: Option<u16>,
+    concurrent_requests: Option<u64>,
+}
+
+/// What the governor learns of an attempt.
+fn ending(result: &Result<Response, Error>, concurrent_requests: Option<u64>) -> Ending {
+    match result {
+        Ok(_) => Ending::Answered(concurrent_requests),
+        Err(error) if error.is_one_too_many() => Ending::Exceeded(concurrent_requests),
+        Err(Error { cause: Cause::Answered(problem), .. }) if problem.status.is_client_error() => {
+            Ending::Answered(concurrent_requests)
+        }
+        Err(_) => Ending::Failed,
     }
 }
 

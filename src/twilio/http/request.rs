@@ -1,5 +1,6 @@
 //! One request to Twilio, as the stack passes it on.
 
+use std::future::pending;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use crate::twilio::Budget;
 use crate::twilio::account::SignIn;
 use crate::twilio::agreement::Agreement;
 use crate::twilio::error::{Cause, Error, NoToken, Operation, Subject};
+use crate::twilio::governor::{Ask, Governor, Kind, Permit};
 
 /// So many times a request is sent at most where its credentials are refused.
 const MOST_REFUSALS: usize = 6;
@@ -27,6 +29,7 @@ pub(in crate::twilio) struct Request {
     pub(in crate::twilio) url: Url,
     /// The path with placeholders: what spans and metrics may hold of it.
     pub(in crate::twilio) template: &'static str,
+    pub(in crate::twilio) governor: Arc<Governor>,
     pub(in crate::twilio) sign_in: Arc<SignIn>,
     pub(in crate::twilio) webhook_enabled: Option<bool>,
     pub(in crate::twilio) body: Option<Body>,
@@ -58,7 +61,7 @@ impl Request {
         subject: Subject,
         (method, url): (Method, Url),
         template: &'static str,
-        sign_in: Arc<SignIn>,
+        (governor, sign_in): (Arc<Governor>, Arc<SignIn>),
         budget: Budget,
     ) -> Self {
         let history = History::default();
@@ -69,6 +72,7 @@ impl Request {
             method,
             url,
             template,
+            governor,
             sign_in,
             webhook_enabled: None,
             body: None,
@@ -96,6 +100,28 @@ impl Request {
             return Err(None);
         }
         self.sign_in.next(refused, retry_until).await
+    }
+
+    /// Waits for its turn, unless it is given up before. The deadline of the call that asked bounds that for a read, too:
+    /// nobody else's stands behind it, and whoever joined it can ask again.
+    pub(super) async fn turn(&self) -> Result<Permit, Error> {
+        let kind = match self.operation {
+            Operation::Fetch | Operation::List | Operation::ListConversations => Kind::Read,
+            Operation::Create | Operation::Update | Operation::Delete => Kind::Write,
+        };
+        let Budget { retry_until, caller, .. } = self.budget;
+        let permit = self.governor.enter(Ask { kind, caller, deadline: retry_until });
+        let given_up = async {
+            match &self.agreement {
+                Some(agreement) => agreement.given_up().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            permit = permit => permit.map_err(|wait| self.error(Cause::Overloaded(wait))),
+            () = given_up => Err(self.error(Cause::GivenUp)),
+        }
     }
 
     /// Called just before an attempt.
