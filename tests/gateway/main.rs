@@ -7,6 +7,7 @@ mod harness;
 mod accounts;
 mod bad_input;
 mod batch;
+mod breaker;
 mod cache;
 mod contract;
 mod conversations;
