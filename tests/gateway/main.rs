@@ -26,5 +26,6 @@ mod replicas;
 mod rotation;
 mod updates;
 mod upstream;
+mod upstream_faults;
 mod watch;
 mod writes;
