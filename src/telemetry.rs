@@ -52,7 +52,8 @@ pub struct LogSettings {
     pub calls: CallLog,
 }
 
-/// Which calls have a log line although they did not fail; one that failed always has one.
+/// Which calls have a log line although they did not fail; one that failed always has one, but for those that were refused
+/// because there were too many.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CallLog {
     /// All of them.

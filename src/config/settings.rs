@@ -180,7 +180,7 @@ pub const SETTINGS: &[Setting] = &[
         None,
         "GATEWAY_LIMITS_CALLS_IN_FLIGHT",
         "4096",
-        "So many calls are served at once, watchers apart; more are answered RESOURCE_EXHAUSTED, LOCAL_CONCURRENCY at once. Some tens of KiB each",
+        "So many calls are served at once, watchers apart; more are answered RESOURCE_EXHAUSTED, LOCAL_CONCURRENCY at once",
     ),
     setting(
         "limits.watchers",

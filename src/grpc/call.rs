@@ -159,19 +159,11 @@ impl CallService {
         let (call, has_room) = Call::begin(method, kind, span.clone(), self.calls.clone());
         let opened = Opened::new(limits.deadline, self.caller, request.headers());
         request.extensions_mut().insert(opened);
-        // A panic becomes an answer and a log line, in place of a stream that is reset.
-        let answer = has_room.then(|| AssertUnwindSafe(self.dispatch(kind, request)).catch_unwind());
+        let answer = has_room.then(|| self.dispatch(kind, request));
         let answered = async move {
-            // A timer rounds up to its next tick, within which a call that has no time left could be served.
-            let has_time = limits.fires > Instant::now();
             let response = match answer {
+                Some(answer) => in_time(answer, limits.fires).await,
                 None => status::shed().into_http(),
-                Some(_) if !has_time => status::plain(Reason::Deadline).into_http(),
-                Some(answer) => match timeout_at(limits.fires, answer).await {
-                    Ok(Ok(response)) => response?,
-                    Ok(Err(_panic)) => status::plain(Reason::Internal).into_http(),
-                    Err(_) => status::plain(Reason::Deadline).into_http(),
-                },
             };
             Ok(call.observe(response))
         };
@@ -196,6 +188,22 @@ impl CallService {
                 Either::Right(self.others.clone().call(request.map(|body| Requests::new(body, end_streams))))
             }
         }
+    }
+}
+
+/// What is answered, whatever becomes of it. A panic becomes an answer and a log line, in place of a stream that is reset.
+async fn in_time(
+    answer: impl Future<Output = Result<Response<tonic::body::Body>, Infallible>>,
+    fires: Instant,
+) -> Response<tonic::body::Body> {
+    // A timer rounds up to its next tick, within which a call that has no time left could be served.
+    if fires <= Instant::now() {
+        return status::plain(Reason::Deadline).into_http();
+    }
+    match timeout_at(fires, AssertUnwindSafe(answer).catch_unwind()).await {
+        Ok(Ok(Ok(response))) => response,
+        Ok(Err(_panic)) => status::plain(Reason::Internal).into_http(),
+        Err(_) => status::plain(Reason::Deadline).into_http(),
     }
 }
 
@@ -442,6 +450,21 @@ impl Body for Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_panics_is_answered_and_not_counted_any_more() {
+        let limits = CallLimits { longest: Duration::from_secs(1), in_flight: 1, watchers: 1 };
+        let metrics = Metrics::new(None).unwrap();
+        let calls = Calls::new(limits, CancellationToken::new(), metrics, CallLog::default());
+        for _ in 0..3 {
+            let (call, has_room) = Call::begin("a/Method".into(), Kind::Call, Span::none(), calls.clone());
+            assert!(has_room && calls.in_flight() == 1);
+            let answer = in_time(async { panic!("as a bug would") }, Instant::now() + limits.longest).await;
+            let answer = call.observe(answer);
+            assert_eq!(Status::from_header_map(answer.headers()).unwrap().code(), Code::Internal);
+            assert_eq!(calls.in_flight(), 0);
+        }
+    }
 
     #[test]
     fn the_methods_are_the_contracts() {
