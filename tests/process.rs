@@ -786,7 +786,7 @@ async fn a_stuck_call_is_cut_and_counted() {
 
 #[tokio::test]
 async fn a_connection_that_never_speaks_does_not_hold_the_exit() {
-    let mut gateway = Process::serve(&["--sandbox", "--drain-timeout=300ms"], &[]);
+    let mut gateway = Process::serve(&["--sandbox", "--drain-timeout=10m"], &[]);
     let ready = gateway.ready().await;
     let mut silent = TcpStream::connect(ready.grpc).await.unwrap();
     // It is accepted by now: the next one is served.
@@ -796,9 +796,7 @@ async fn a_connection_that_never_speaks_does_not_hold_the_exit() {
     // Nothing but perhaps the server's preface, and then the end.
     let mut received = Vec::new();
     timeout(PATIENCE, silent.read_to_end(&mut received)).await.expect("it is open").ok();
-    let lines = gateway.err.json();
-    let last = lines.last().unwrap();
-    assert!(last["calls"].as_u64().unwrap_or_default() == 0, "{last}");
+    assert!(gateway.err.all.last().unwrap().contains("drained"), "{:#?}", gateway.err.all);
 }
 
 #[tokio::test]
