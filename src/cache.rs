@@ -15,10 +15,12 @@ mod staleness;
 
 use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use moka::future::Cache as Moka;
 use moka::policy::EvictionPolicy;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, info_span};
@@ -183,8 +185,11 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         loop {
             // A task of its own: were it the caller's future, the load would end with the caller's patience, and a cache
             // whose callers are less patient than its upstream would never fill.
-            let flight = self.clone().fly(key.clone(), asked, timed(load()));
-            let (stored, status) = match self.tasks.spawn(flight.in_current_span()).await {
+            let leads = Arc::new(AtomicBool::new(false));
+            let flight = self.clone().fly(key.clone(), asked, leads.clone(), timed(load()));
+            let flight = self.tasks.spawn(flight.in_current_span());
+            let _caller = Caller { flight: flight.abort_handle(), leads };
+            let (stored, status) = match flight.await {
                 Ok(flown) => flown.map_err(LoadError::Failed)?,
                 Err(_) => return Err(LoadError::Panicked),
             };
@@ -200,6 +205,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         self,
         key: Key,
         asked: Asked,
+        leads: Arc<AtomicBool>,
         load: impl Future<Output = Result<Stored<V>, E>>,
     ) -> Result<(Stored<V>, CacheStatus), Arc<E>>
     where
@@ -218,6 +224,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
                 return Ok(stored);
             }
             status = CacheStatus::Miss;
+            leads.store(true, Ordering::Relaxed);
             let stored = load.instrument(info_span!("cache.load", otel.name = "cache load")).await?;
             self.put(key.clone(), stored.clone()).await;
             Ok(stored)
@@ -336,6 +343,21 @@ fn outcome(status: CacheStatus) -> &'static str {
         CacheStatus::StaleRevalidating => "stale_revalidating",
         CacheStatus::StaleOnError => "stale_on_error",
         CacheStatus::Bypass | CacheStatus::Unspecified => "bypass",
+    }
+}
+
+/// Dropped, it ends a flight that only waits for another's load: callers that come and go while one load hangs would leave
+/// one each.
+struct Caller {
+    flight: AbortHandle,
+    leads: Arc<AtomicBool>,
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        if !self.leads.load(Ordering::Relaxed) {
+            self.flight.abort();
+        }
     }
 }
 

@@ -60,6 +60,12 @@ pub struct Config {
     pub page_token_key: Option<Secret>,
     /// Bounds a call with one answer.
     pub call_timeout: Duration,
+    /// Bounds the calls at once, watchers apart.
+    pub calls_in_flight: usize,
+    /// Bounds the watchers.
+    pub watchers: usize,
+    /// What the gRPC listener's connections may take.
+    pub connections: Connections,
     /// How the gateway stops.
     pub drain: Drain,
     /// Which log lines are written, and how.
@@ -93,6 +99,23 @@ pub enum Bus {
     Local,
     /// They share a stream of Redis.
     Redis(RedisSettings),
+}
+
+/// What the gRPC listener's connections may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Connections {
+    /// How many there may be.
+    pub max: usize,
+    /// How many of them from one address.
+    pub max_per_peer: usize,
+    /// How old one may get, a tenth more or less.
+    pub max_age: Option<Duration>,
+    /// From connecting until the client has said that it speaks HTTP/2.
+    pub handshake_timeout: Duration,
+    /// How often a client is asked whether it is there.
+    pub keepalive_interval: Duration,
+    /// How long it may take to say so.
+    pub keepalive_timeout: Duration,
 }
 
 /// How the gateway stops.
@@ -272,12 +295,26 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
         bus: bus(sources),
         page_token_key: page_token_key(sources),
         call_timeout: sources.required("limits.call_timeout", limit),
+        calls_in_flight: sources.required("limits.calls_in_flight", |text| number(text, 1, 1_000_000)),
+        watchers: sources.required("limits.watchers", |text| number(text, 1, 1_000_000)),
+        connections: connections(sources),
         drain: Drain {
             delay: sources.required("drain.delay", duration),
             timeout: sources.required("drain.timeout", duration),
         },
         log: LogSettings { filter, format, calls },
         export,
+    }
+}
+
+fn connections(sources: &mut Sources<'_>) -> Connections {
+    Connections {
+        max: sources.required("connections.max", |text| number(text, 1, 1_000_000)),
+        max_per_peer: sources.required("connections.max_per_peer", |text| number(text, 1, 1_000_000)),
+        max_age: Some(sources.required("connections.max_age", duration)).filter(|age| !age.is_zero()),
+        handshake_timeout: sources.required("connections.handshake_timeout", limit),
+        keepalive_interval: sources.required("connections.keepalive_interval", limit),
+        keepalive_timeout: sources.required("connections.keepalive_timeout", limit),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Loads ahead of need: whoever finds a value a little past its lifetime is served, and one load renews it for the next.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use moka::future::Cache as Moka;
@@ -64,7 +65,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
             return;
         }
         let (cache, key, origin) = (self.clone(), key.clone(), Origin::current());
-        let flight = self.clone().fly(key.clone(), asked, timed(load()));
+        let flight = self.clone().fly(key.clone(), asked, Arc::default(), timed(load()));
         let refresh = async move {
             origin.link();
             // A task within the task: a panic is an outcome, too.

@@ -121,6 +121,36 @@ async fn a_load_goes_on_when_its_caller_has_left() {
 }
 
 #[tokio::test]
+async fn who_leaves_while_another_loads_leaves_nothing_behind() {
+    let (cache, chat) = (long(), conversation('1', "CH1"));
+    let gate = Arc::new(Semaphore::new(0));
+    let reader = || {
+        let (cache, key, gate) = (cache.clone(), alice(&cache, &chat), gate.clone());
+        tokio::spawn(async move {
+            let load = || {
+                let gate = gate.clone();
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    Ok::<_, Infallible>("a".to_owned())
+                }
+            };
+            cache.get_or_load(&key, ANY, load).await.unwrap().value
+        })
+    };
+    let first = reader();
+    let others: Vec<_> = (0..10).map(|_| reader()).collect();
+    while cache.tasks.len() < 11 {
+        tokio::task::yield_now().await;
+    }
+    others.iter().for_each(tokio::task::JoinHandle::abort);
+    while cache.tasks.len() > 1 {
+        tokio::task::yield_now().await;
+    }
+    gate.add_permits(1);
+    assert_eq!(first.await.unwrap(), "a");
+}
+
+#[tokio::test]
 async fn a_failure_is_shared_and_not_stored() {
     let (cache, chat) = (long(), conversation('1', "CH1"));
     let failing = cache.get_or_load(&alice(&cache, &chat), ANY, || async { Err("down") }).await;

@@ -95,6 +95,29 @@ fn an_account_is_all_that_has_to_be_set() {
 }
 
 #[test]
+fn calls_and_connections_are_bounded_unless_more_is_allowed() {
+    let default = config(&[], &[]);
+    assert_eq!((default.calls_in_flight, default.watchers), (4096, 16384));
+    let Connections { max, max_per_peer, max_age, .. } = default.connections;
+    assert_eq!((max, max_per_peer, max_age), (4096, 256, None));
+    let set = config(&[], &[("GATEWAY_CONNECTIONS_MAX_AGE", "30m"), ("GATEWAY_LIMITS_WATCHERS", "1")]);
+    assert_eq!((set.connections.max_age, set.watchers), (Some(Duration::from_secs(1800)), 1));
+    let wrong = [
+        "LIMITS_CALLS_IN_FLIGHT",
+        "LIMITS_WATCHERS",
+        "CONNECTIONS_MAX",
+        "CONNECTIONS_MAX_PER_PEER",
+        "CONNECTIONS_HANDSHAKE_TIMEOUT",
+        "CONNECTIONS_KEEPALIVE_INTERVAL",
+        "CONNECTIONS_KEEPALIVE_TIMEOUT",
+    ]
+    .map(|name| format!("GATEWAY_{name}"));
+    let zero: Vec<_> = wrong.iter().map(|name| (name.as_str(), "0")).collect();
+    let expected: Vec<_> = wrong.iter().map(|name| (name.as_str(), "must be a")).collect();
+    assert_problems(&problems_beside_an_account(&[], &zero), &expected);
+}
+
+#[test]
 fn a_flag_wins_over_the_environment_that_over_the_file_and_that_over_the_default() {
     let file = File::new("drain.delay = \"1s\"\n");
     let path = file.path();

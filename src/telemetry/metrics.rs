@@ -56,6 +56,39 @@ const IN_FLIGHT: Row = Row {
     labels: &["rpc.method"],
     help: "Calls that have begun and not ended, open streams among them",
 };
+const SHED: Row = Row {
+    name: "participant.calls.shed",
+    prometheus: "participant_calls_shed_total",
+    kind: "counter",
+    unit: "",
+    labels: &["rpc.method"],
+    help: "Calls that were refused because `limits.calls_in_flight` or `limits.watchers` were reached",
+};
+const CUT: Row = Row {
+    name: "participant.calls.cut",
+    prometheus: "participant_calls_cut_total",
+    kind: "counter",
+    unit: "",
+    labels: &[],
+    help: "Calls that had not ended by the end of `drain.timeout`; a collector learns it, `/metrics` only in the last moment",
+};
+const CONNECTIONS: Row = Row {
+    name: "participant.connections.open",
+    prometheus: "participant_connections_open",
+    kind: "gauge",
+    unit: "",
+    labels: &[],
+    help: "Connections to the gRPC listener",
+};
+const REFUSED: Row = Row {
+    name: "participant.connections.refused",
+    prometheus: "participant_connections_refused_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.connections.reason"],
+    help: "Connections to the gRPC listener that it closed: total (there were `connections.max`), peer (their address had \
+           `connections.max_per_peer`), silent (no HTTP/2 within `connections.handshake_timeout`)",
+};
 const REQUESTS: Row = Row {
     name: "http.client.request.duration",
     prometheus: "http_client_request_duration_seconds",
@@ -283,6 +316,10 @@ const BUILD: Row = Row {
 pub const METRICS: &[Row] = &[
     CALLS,
     IN_FLIGHT,
+    SHED,
+    CUT,
+    CONNECTIONS,
+    REFUSED,
     REQUESTS,
     RETRIES,
     LIMIT,
@@ -354,6 +391,10 @@ pub struct Metrics(Arc<Instruments>);
 struct Instruments {
     calls: Histogram<f64>,
     in_flight: UpDownCounter<i64>,
+    shed: Counter<u64>,
+    cut: Counter<u64>,
+    connections: UpDownCounter<i64>,
+    refused: Counter<u64>,
     requests: Histogram<f64>,
     retries: Counter<u64>,
     queue_wait: Histogram<f64>,
@@ -465,6 +506,27 @@ fn queue_labels(account: &str, is_write: bool) -> [KeyValue; 2] {
     ]
 }
 
+/// Why a connection was closed that nobody had used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionRefused {
+    /// There were as many as there may be.
+    Total,
+    /// So there were of its peer's.
+    Peer,
+    /// It said nothing.
+    Silent,
+}
+
+impl ConnectionRefused {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Total => "total",
+            Self::Peer => "peer",
+            Self::Silent => "silent",
+        }
+    }
+}
+
 impl Metrics {
     /// Instruments and a registry of their own: many gateways can run side by side in one process. `push` also sends them
     /// to a collector, as the standard `OTEL_*` variables say; then it is to be called within the runtime.
@@ -494,6 +556,10 @@ impl Metrics {
         let instruments = Instruments {
             calls: histogram(&CALLS, &DURATIONS),
             in_flight: up_down(&IN_FLIGHT),
+            shed: counter(&SHED),
+            cut: counter(&CUT),
+            connections: up_down(&CONNECTIONS),
+            refused: counter(&REFUSED),
             requests: histogram(&REQUESTS, &DURATIONS),
             retries: counter(&RETRIES),
             queue_wait: histogram(&QUEUE_WAIT, &LAGS),
@@ -519,6 +585,11 @@ impl Metrics {
         instruments.bad_secrets.add(0, &[]);
         for outcome in ["renewed", "joined", "failed", "panicked"] {
             instruments.refreshes.add(0, &[KeyValue::new("participant.cache.refresh.outcome", outcome)]);
+        }
+        instruments.connections.add(0, &[]);
+        instruments.cut.add(0, &[]);
+        for why in [ConnectionRefused::Total, ConnectionRefused::Peer, ConnectionRefused::Silent] {
+            instruments.refused.add(0, &[KeyValue::new("participant.connections.reason", why.as_str())]);
         }
         let version = [KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))];
         meter.u64_gauge(BUILD.name).with_description(BUILD.help).build().record(1, &version);
@@ -548,6 +619,31 @@ impl Metrics {
     /// A call that had begun is over.
     pub fn call_ended(&self, method: &Arc<str>) {
         self.0.in_flight.add(-1, &[KeyValue::new("rpc.method", method.clone())]);
+    }
+
+    /// A call that had begun was refused, because there were too many.
+    pub fn call_shed(&self, method: &Arc<str>) {
+        self.0.shed.add(1, &[KeyValue::new("rpc.method", method.clone())]);
+    }
+
+    /// The end of the drain cut so many calls.
+    pub fn calls_cut(&self, count: usize) {
+        self.0.cut.add(u64::try_from(count).unwrap_or(u64::MAX), &[]);
+    }
+
+    /// There is one more connection.
+    pub fn connection_opened(&self) {
+        self.0.connections.add(1, &[]);
+    }
+
+    /// There is one less.
+    pub fn connection_closed(&self) {
+        self.0.connections.add(-1, &[]);
+    }
+
+    /// A connection was closed that nobody had used.
+    pub fn connection_refused(&self, why: ConnectionRefused) {
+        self.0.refused.add(1, &[KeyValue::new("participant.connections.reason", why.as_str())]);
     }
 
     /// A call was answered, or left by its caller.

@@ -245,9 +245,14 @@ on_both_versions! {
 
 #[tokio::test]
 async fn every_metric_of_the_table_is_there_and_no_other() {
-    let mut gateway =
-        Gateway::with(&[("GATEWAY_UPSTREAM_MAX_CONCURRENCY", "1"), ("GATEWAY_UPSTREAM_MAX_QUEUE", "2")])
-            .await;
+    let mut gateway = Gateway::with(&[
+        ("GATEWAY_LIMITS_WATCHERS", "1"),
+        ("GATEWAY_UPSTREAM_MAX_CONCURRENCY", "1"),
+        ("GATEWAY_UPSTREAM_MAX_QUEUE", "2"),
+    ])
+    .await;
+    let _watcher = gateway.client.watch_participants(WatchParticipantsRequest::default()).await.unwrap();
+    gateway.client.watch_participants(WatchParticipantsRequest::default()).await.unwrap_err();
     gateway.sandbox.fault(json!({ "status": 503, "times": 1 })).await;
     gateway.sandbox.fault(json!({ "body": r#"{"new":1,"last_read_timestamp":"x"}"#, "times": 1 })).await;
     for _ in 0..2 {
