@@ -25,5 +25,6 @@ mod replicas;
 mod rotation;
 mod updates;
 mod upstream;
+mod upstream_faults;
 mod watch;
 mod writes;
