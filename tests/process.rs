@@ -19,10 +19,15 @@ use participant_gateway::sandbox::{self, Sandbox, V1_CONVERSATION, V2_CONVERSATI
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::server::Acceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint};
@@ -665,6 +670,105 @@ async fn it_serves_on_when_nobody_reads_what_it_writes() {
     assert_eq!(code, Some(0));
 }
 
+// === Twilio's certificate
+
+/// Certificates of one authority, which the process trusts, and of none.
+struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        Self(rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// For this name and these years; signed by itself where there is no authority.
+    fn certificate(authority: Option<&Self>, name: &str, years: std::ops::Range<i32>) -> TlsAcceptor {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(years.start, 1, 1);
+        params.not_after = rcgen::date_time_ymd(years.end, 1, 1);
+        let certificate = match authority {
+            Some(authority) => params.signed_by(&key, &authority.0),
+            None => params.self_signed(&key),
+        };
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = ServerConfig::builder().with_no_client_auth();
+        let config = config.with_single_cert(vec![certificate.unwrap().der().clone()], key).unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// What a peer in Twilio's place saw of a connection: the protocols that were offered, and what came in, decrypted; nothing
+/// where the handshake failed.
+type Seen = (Vec<String>, Option<String>);
+
+/// A peer behind TLS that answers every request with an empty participant, and tells what it saw.
+async fn tls_peer(acceptor: TlsAcceptor) -> (SocketAddr, mpsc::UnboundedReceiver<Seen>, DropGuard) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, end) = (listener.local_addr().unwrap(), CancellationToken::new());
+    let (sender, seen) = mpsc::unbounded_channel();
+    let accepting = async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            let hello = LazyConfigAcceptor::new(Acceptor::default(), connection).await.unwrap();
+            let protocols = hello.client_hello().alpn().into_iter().flatten();
+            let protocols = protocols.map(text).collect();
+            let request = match hello.into_stream(acceptor.config().clone()).await {
+                Ok(connection) => Some(answer_once(connection).await),
+                Err(_) => None,
+            };
+            sender.send((protocols, request)).unwrap();
+        }
+    };
+    tokio::spawn(end.clone().run_until_cancelled_owned(accepting));
+    (address, seen, end.drop_guard())
+}
+
+async fn answer_once(mut connection: TlsStream<TcpStream>) -> String {
+    let mut received = Vec::new();
+    while !received.windows(4).any(|four| four == b"\r\n\r\n") {
+        assert_ne!(connection.read_buf(&mut received).await.unwrap(), 0);
+    }
+    let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+    connection.write_all(answer).await.unwrap();
+    connection.shutdown().await.unwrap();
+    text(&received)
+}
+
+/// The process trusts the authority of a file, as it trusts the system's: the environment says where that is.
+#[tokio::test]
+async fn a_certificate_that_is_not_twilios_is_told_no_credentials() {
+    let authority = Authority::new();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), authority.0.pem()).unwrap();
+    let trusted = Some(&authority);
+    for (what, peer, is_good) in [
+        ("good", Authority::certificate(trusted, "localhost", 2020..2100), true),
+        ("expired", Authority::certificate(trusted, "localhost", 2020..2021), false),
+        ("not valid yet", Authority::certificate(trusted, "localhost", 2099..2100), false),
+        ("another host's", Authority::certificate(trusted, "conversations.twilio.com", 2020..2100), false),
+        ("self-signed", Authority::certificate(None, "localhost", 2020..2100), false),
+        ("a stranger's", Authority::certificate(Some(&Authority::new()), "localhost", 2020..2100), false),
+    ] {
+        let (address, mut seen, _end) = tls_peer(peer).await;
+        let upstream = format!("--upstream-url=https://localhost:{}", address.port());
+        let trust = [("SSL_CERT_FILE", file.path().to_str().unwrap()), ("GATEWAY_UPSTREAM_MAX_RETRIES", "0")];
+        let mut process = Process::serve(&[&upstream], &[&ACCOUNT[..], &trust].concat());
+        let mut client = process.ready().await.client().await;
+        for conversation_id in [V1_CONVERSATION, V2_CONVERSATION] {
+            let get = GetParticipantRequest { conversation: conversation(conversation_id), ..get_fresh("x") };
+            let read = client.get_participant(get).await.map(|_| ()).map_err(|status| reason(&status));
+            let (protocols, request) = seen.recv().await.unwrap();
+            assert_eq!(protocols, ["http/1.1"]);
+            assert_eq!((read.is_ok(), request.is_some()), (is_good, is_good), "{what}: {read:?}");
+            assert!(request.is_none_or(|head| head.contains("authorization: Basic ")), "{what}");
+            assert!(read.is_ok() || read == Err("UPSTREAM_UNAVAILABLE".into()), "{what}: {read:?}");
+        }
+        let created = client.create_participant(create("dana")).await.map_err(|status| status.code());
+        assert_eq!(created.map(|_| ()), if is_good { Ok(()) } else { Err(Code::Unavailable) }, "{what}");
+    }
+}
+
 // === The end
 
 async fn serving(channel: &Channel, service: &str) -> ServingStatus {
@@ -1176,98 +1280,5 @@ fn a_probe_that_is_asked_for_wrongly_exits_64() {
         let output = run(&[&["probe"], flags].concat(), &[]);
         assert_eq!((output.status.code(), output.stdout.len()), (Some(64), 0), "{flags:?} {output:?}");
         assert!(text(&output.stderr).contains(named), "{flags:?} {output:?}");
-    }
-}
-
-// === TLS
-
-/// An authority of the test's own, which the process is told to trust.
-struct Authority {
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: rcgen::Issuer::new(params, key), pem }
-    }
-}
-
-/// What is right or wrong about the upstream's certificate.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Certified {
-    Well,
-    Expired,
-    AnotherHost,
-    ByItself,
-}
-
-/// An HTTPS upstream: its URL, and all that it has read after a handshake.
-async fn https(authority: &Authority, certified: Certified) -> (String, mpsc::UnboundedReceiver<String>) {
-    let host = if certified == Certified::AnotherHost { "twilio.example" } else { "127.0.0.1" };
-    let mut params = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
-    if certified == Certified::Expired {
-        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-    }
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate = match certified {
-        Certified::ByItself => params.self_signed(&key).unwrap(),
-        Certified::Well | Certified::Expired | Certified::AnotherHost => {
-            params.signed_by(&key, &authority.issuer).unwrap()
-        }
-    };
-    let key = tokio_rustls::rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let config = tokio_rustls::rustls::ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .unwrap();
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("https://{}", listener.local_addr().unwrap());
-    let (seen, requests) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        while let Ok((connection, _)) = listener.accept().await {
-            // A client that refuses the certificate ends the handshake, and shows nothing.
-            let Ok(mut connection) = acceptor.accept(connection).await else { continue };
-            let mut request = vec![0; 4096];
-            let read = connection.read(&mut request).await.unwrap_or(0);
-            seen.send(text(&request[..read])).unwrap();
-            let answer = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
-            connection.write_all(answer.as_bytes()).await.unwrap();
-            let _ = connection.shutdown().await;
-        }
-    });
-    (url, requests)
-}
-
-#[tokio::test]
-async fn an_upstream_whose_certificate_is_wrong_is_shown_no_credentials() {
-    let authority = Authority::new();
-    let directory = tempfile::tempdir().unwrap();
-    let roots = directory.path().join("roots.pem");
-    std::fs::write(&roots, &authority.pem).unwrap();
-    for certified in [Certified::Well, Certified::Expired, Certified::AnotherHost, Certified::ByItself] {
-        let (url, mut requests) = https(&authority, certified).await;
-        let trust = [("SSL_CERT_FILE", roots.to_str().unwrap()), ACCOUNT[0], ACCOUNT[1]];
-        let mut process = Process::serve(&["--upstream-url", &url], &trust);
-        let mut client = process.ready().await.client().await;
-        for id in [V1_CONVERSATION, V2_CONVERSATION] {
-            let request = GetParticipantRequest { conversation: conversation(id), ..get(ALICE) };
-            let result = client.get_participant(request).await;
-            if certified == Certified::Well {
-                result.unwrap();
-                // So that its absence below says something.
-                assert!(requests.recv().await.unwrap().contains("authorization: Basic "));
-                continue;
-            }
-            let error = result.unwrap_err();
-            let info = error.get_details_error_info().unwrap();
-            assert_eq!((error.code(), info.reason.as_str()), (Code::Unavailable, "UPSTREAM_UNAVAILABLE"));
-            assert!(requests.try_recv().is_err(), "{certified:?}");
-        }
     }
 }

@@ -63,6 +63,8 @@ impl Http {
             .referer(false)
             .no_proxy()
             .user_agent(concat!("participant-gateway/", env!("CARGO_PKG_VERSION")))
+            // So that what is tested is what is shipped: the tests' own dependencies turn on HTTP/2.
+            .http1_only()
             .connect_timeout(settings.connect_timeout)
             // Twilio closes idle connections; one that it closes under a write costs an unknown outcome.
             .pool_idle_timeout(settings.pool_idle_timeout)
