@@ -247,6 +247,10 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
             total_timeout: sources.required("upstream.total_timeout", limit),
             pool_idle_timeout: sources.required("upstream.pool_idle_timeout", duration),
             max_retries: sources.required("upstream.max_retries", |text| number(text, 0, 10)),
+            breaker: twilio::BreakerSettings {
+                failures: sources.required("upstream.breaker_failures", |text| number(text, 0, 10_000)),
+                max_pause: sources.required("upstream.breaker_max_pause", limit),
+            },
             propagate_trace: sources.required("upstream.propagate_trace", switch),
             max_response_bytes: sources
                 .required("upstream.max_response_bytes", |text| number(text, 1024, 1 << 30)),

@@ -77,6 +77,31 @@ const RETRIES: Row = Row {
     labels: &["http.request.method", "url.template"],
     help: "Requests to Twilio that were sent again",
 };
+const CIRCUIT: Row = Row {
+    name: "participant.upstream.circuit",
+    prometheus: "participant_upstream_circuit",
+    kind: "gauge",
+    unit: "",
+    labels: &["participant.api.version", "participant.account"],
+    help: "Whether the account's API is asked: 0 as ever, 1 one request tries whether it works, 2 not at all for now; stays where it \
+           is until a request succeeds",
+};
+const CIRCUIT_TURNS: Row = Row {
+    name: "participant.upstream.circuit.transitions",
+    prometheus: "participant_upstream_circuit_transitions_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.api.version", "participant.account", "participant.circuit.state"],
+    help: "How often the circuit turned closed, half_open or open",
+};
+const CIRCUIT_REFUSALS: Row = Row {
+    name: "participant.upstream.circuit.refusals",
+    prometheus: "participant_upstream_circuit_refusals_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.api.version", "participant.account"],
+    help: "Requests to Twilio that were not sent because the circuit was open",
+};
 const UNKNOWN_KEYS: Row = Row {
     name: "participant.upstream.unknown_keys",
     prometheus: "participant_upstream_unknown_keys_total",
@@ -217,6 +242,9 @@ pub const METRICS: &[Row] = &[
     IN_FLIGHT,
     REQUESTS,
     RETRIES,
+    CIRCUIT,
+    CIRCUIT_TURNS,
+    CIRCUIT_REFUSALS,
     UNKNOWN_KEYS,
     UNKNOWN_VALUES,
     BAD_SECRETS,
@@ -249,6 +277,19 @@ pub fn markdown() -> String {
     table
 }
 
+/// The labels of one API of an account.
+fn api(account: &str, version: &'static str) -> [KeyValue; 2] {
+    [
+        KeyValue::new("participant.api.version", version),
+        KeyValue::new("participant.account", account.to_owned()),
+    ]
+}
+
+fn turn(account: &str, version: &'static str, state: CircuitState) -> [KeyValue; 3] {
+    let [version, account] = api(account, version);
+    [version, account, KeyValue::new("participant.circuit.state", state.as_str())]
+}
+
 /// Seconds, as the semantic conventions advise for calls and requests.
 const DURATIONS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
@@ -267,6 +308,9 @@ struct Instruments {
     in_flight: UpDownCounter<i64>,
     requests: Histogram<f64>,
     retries: Counter<u64>,
+    circuit: Gauge<u64>,
+    circuit_turns: Counter<u64>,
+    circuit_refusals: Counter<u64>,
     unknown_keys: Counter<u64>,
     unknown_values: Counter<u64>,
     bad_secrets: UpDownCounter<i64>,
@@ -308,6 +352,27 @@ impl From<ExporterBuildError> for MetricsError {
 impl From<prometheus::Error> for MetricsError {
     fn from(error: prometheus::Error) -> Self {
         Self(error.to_string())
+    }
+}
+
+/// Where the circuit of an account's API stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CircuitState {
+    /// Requests are sent.
+    Closed,
+    /// One is sent, to see.
+    HalfOpen,
+    /// None are.
+    Open,
+}
+
+impl CircuitState {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half_open",
+            Self::Open => "open",
+        }
     }
 }
 
@@ -359,6 +424,9 @@ impl Metrics {
             in_flight: up_down(&IN_FLIGHT),
             requests: histogram(&REQUESTS, &DURATIONS),
             retries: counter(&RETRIES),
+            circuit: meter.u64_gauge(CIRCUIT.name).with_description(CIRCUIT.help).build(),
+            circuit_turns: counter(&CIRCUIT_TURNS),
+            circuit_refusals: counter(&CIRCUIT_REFUSALS),
             unknown_keys: counter(&UNKNOWN_KEYS),
             unknown_values: counter(&UNKNOWN_VALUES),
             bad_secrets: up_down(&BAD_SECRETS),
@@ -439,6 +507,28 @@ impl Metrics {
             KeyValue::new("url.template", template),
         ];
         self.0.retries.add(1, &labels);
+    }
+
+    /// A configured account's API has a circuit, which is closed; `version` is `v1` or `v2`.
+    pub fn circuit_made(&self, account: &str, version: &'static str) {
+        let labels = api(account, version);
+        self.0.circuit.record(CircuitState::Closed as u64, &labels);
+        // A counter that begins with its first step is none that has stepped.
+        self.0.circuit_refusals.add(0, &labels);
+        for state in [CircuitState::Closed, CircuitState::HalfOpen, CircuitState::Open] {
+            self.0.circuit_turns.add(0, &turn(account, version, state));
+        }
+    }
+
+    /// Its circuit has turned so.
+    pub fn circuit_turned(&self, account: &str, version: &'static str, state: CircuitState) {
+        self.0.circuit.record(state as u64, &api(account, version));
+        self.0.circuit_turns.add(1, &turn(account, version, state));
+    }
+
+    /// A request was not sent because it is open.
+    pub fn circuit_refused(&self, account: &str, version: &'static str) {
+        self.0.circuit_refusals.add(1, &api(account, version));
     }
 
     /// An answer had a key that is not known; `version` is `v1` or `v2`. Names come from outside: the caller bounds what they
