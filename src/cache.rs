@@ -160,6 +160,13 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         will_do.then(|| self.served(stored, CacheStatus::StaleOnError))
     }
 
+    /// Somebody was told that there is none of it: where the store tells otherwise, all that belongs with it is forgotten.
+    pub async fn gone(&self, key: &Key) {
+        if self.entries.get(key).await.is_some_and(|stored| !(self.is_negative)(&stored.value)) {
+            self.generations.forget_scope(&key.scope);
+        }
+    }
+
     /// A caller was served nothing: counted by who knows that nothing else would do.
     pub fn count_failed(&self) {
         self.metrics.cache_looked_up("failed");

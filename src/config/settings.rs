@@ -173,14 +173,14 @@ pub const SETTINGS: &[Setting] = &[
         None,
         "GATEWAY_CACHE_STALE_WHILE_REVALIDATE",
         "5s",
-        "So long after that, and for half that time at most, a cached answer is told while it is read anew; 0s: never",
+        "So long after its lifetime, and half the lifetime at most, a cached answer is told while it is read anew; 0s: never",
     ),
     setting(
         "cache.stale_on_error",
         None,
         "GATEWAY_CACHE_STALE_ON_ERROR",
         "1m",
-        "So long after it where Twilio cannot be read; 0s: never",
+        "So long after its lifetime a cached answer is told where Twilio cannot be read; 0s: never",
     ),
     setting(
         "cache.stale_on_outage",

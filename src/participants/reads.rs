@@ -286,16 +286,27 @@ impl Participants {
             Ok(loaded) => {
                 if let Some(sid) = loaded.value.conversation_id() {
                     self.aliases.learn(named, sid).await;
+                } else if loaded.value.is_negative() {
+                    self.gone_by_name(named, item).await;
                 }
                 Ok(loaded)
             }
             Err(error) => {
+                // No event tells that a name means another conversation.
+                let terms = Terms { ages: self.freshness.ages_without_events(), ..terms };
                 let stale = match self.oldest_in_place_of(&error, terms) {
                     Some(oldest) => self.stale_by_name(named, item, oldest).await,
                     None => None,
                 };
                 stale.ok_or_else(|| self.failed(error))
             }
+        }
+    }
+
+    /// That there is none was told for a name, and may concern what is cached by SID.
+    async fn gone_by_name(&self, named: &Conversation, item: Item) {
+        if let Some(by_sid) = self.aliases.resolve_stale(named, Duration::MAX).await {
+            self.cache.gone(&self.cache.key(Scope::Conversation(by_sid), item)).await;
         }
     }
 

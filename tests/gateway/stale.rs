@@ -401,6 +401,30 @@ async fn who_was_removed_is_told_to_nobody() {
     }
 }
 
+#[tokio::test]
+async fn who_was_found_to_be_gone_by_a_unique_name_is_told_to_nobody() {
+    let mut gateway = Gateway::with(LONG).await;
+    let named = ConversationRef {
+        conversation_id: "sandbox".into(),
+        api_version: ApiVersion::V1.into(),
+        ..Default::default()
+    };
+    let by_sid = GetParticipantRequest { read_options: fresh_or_stale(), ..Face::V1.get() };
+    let by_name = GetParticipantRequest { conversation: Some(named), ..by_sid.clone() };
+    gateway.get(by_name.clone()).await.unwrap();
+    gateway.sandbox.fault(down()).await;
+    for request in [&by_name, &by_sid] {
+        assert_eq!(gateway.get(request.clone()).await.unwrap().1, CacheStatus::StaleOnError);
+    }
+    gateway.sandbox.clear_faults().await;
+    gateway.sandbox.fault(json!({ "status": 404, "times": 1 })).await;
+    assert_eq!(gateway.get(by_name.clone()).await.unwrap_err().code(), Code::NotFound);
+    gateway.sandbox.fault(down()).await;
+    for request in [by_name, by_sid] {
+        assert_eq!(gateway.get(request).await.unwrap_err().code(), Code::Unavailable);
+    }
+}
+
 /// By identity, by unique name, and in the list of a person's conversations.
 #[tokio::test]
 async fn what_v1_alone_can_ask_is_told_stale_too() {
