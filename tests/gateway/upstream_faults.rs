@@ -219,6 +219,26 @@ on_both_versions! {
         assert_eq!(told(&gateway.get(face.get()).await.unwrap_err()), unavailable());
     }
 
+    /// One that is for the cache goes on: `cache::a_load_goes_on_when_its_caller_has_given_up`.
+    async fn a_read_past_the_cache_ends_with_its_caller(face) {
+        let (hung_up, mut hangups) = mpsc::unbounded_channel();
+        let (address, _serving) = scripted(move |_, mut connection| {
+            let hung_up = hung_up.clone();
+            async move {
+                request_line(&mut connection).await?;
+                let read = connection.read(&mut [0]).await;
+                let _ = hung_up.send(read.is_ok_and(|read| read == 0));
+                Ok(())
+            }
+        })
+        .await;
+        let mut gateway = gateway_asking(address, &[("GATEWAY_UPSTREAM_ATTEMPT_TIMEOUT", "1h"), ("GATEWAY_UPSTREAM_TOTAL_TIMEOUT", "1h")]).await;
+        let mut request = tonic::Request::new(face.get_fresh());
+        request.set_timeout(Duration::from_millis(200));
+        gateway.client.get_participant(request).await.unwrap_err();
+        assert!(hangups.recv().await.unwrap());
+    }
+
     async fn a_connection_that_is_closed_while_idle_costs_nobody_anything(face) {
         let (closed, mut closings) = mpsc::unbounded_channel();
         let (address, _serving) = scripted(move |_, mut connection| {
