@@ -194,7 +194,7 @@ pub const SETTINGS: &[Setting] = &[
         None,
         "GATEWAY_CACHE_STALE_ON_ERROR",
         "1m",
-        "So long after its lifetime a cached answer is told where Twilio cannot be read; 0s: never",
+        "So long after its lifetime a cached answer is told where Twilio cannot be read; 0s: not past its lifetime",
     ),
     setting(
         "cache.stale_on_outage",
