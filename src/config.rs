@@ -248,6 +248,10 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
             max_retries: sources.required("upstream.max_retries", |text| number(text, 0, 10)),
             max_concurrency: sources.required("upstream.max_concurrency", |text| number(text, 1, 10_000)),
             max_queue: sources.required("upstream.max_queue", |text| number(text, 0, 100_000)),
+            breaker: twilio::BreakerSettings {
+                failures: sources.required("upstream.breaker_failures", |text| number(text, 0, 10_000)),
+                max_pause: sources.required("upstream.breaker_max_pause", limit),
+            },
             propagate_trace: sources.required("upstream.propagate_trace", switch),
             max_response_bytes: sources
                 .required("upstream.max_response_bytes", |text| number(text, 1024, 1 << 30)),

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use metrics::{Attempt, GovernorLoad, Metrics, MetricsError};
+pub use metrics::{Attempt, CircuitState, GovernorLoad, Metrics, MetricsError};
 use traces::Traces;
 pub use traces::{Origin, SpanCounts, continue_trace, inject_trace};
 

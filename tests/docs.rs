@@ -110,3 +110,37 @@ fn each_of_twilios_codes_has_a_row_that_says_what_the_contract_says() {
     }
     assert_eq!(documented, expected);
 }
+
+// === Faults
+
+/// Whether a source of the tests has this one.
+fn has_test(file: &str, name: &str) -> bool {
+    let sources = [format!("tests/gateway/{file}.rs"), format!("tests/{file}.rs")];
+    let source = sources.iter().find_map(|source| std::fs::read_to_string(path(source)).ok());
+    source.is_some_and(|source| source.contains(&format!("fn {name}(")))
+}
+
+#[test]
+fn each_fault_has_a_row_and_each_test_that_it_names_exists() {
+    let document = read("docs/faults.md");
+    let mut rows = Vec::new();
+    for line in document.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, row, fault, expected, tests, _] = cells[..] else {
+            continue;
+        };
+        let Ok(row) = row.parse::<u32>() else {
+            continue;
+        };
+        assert!(!fault.is_empty() && !expected.is_empty(), "row {row} says too little");
+        let tests: Vec<&str> = tests.split(", ").filter(|name| !name.is_empty()).collect();
+        for test in &tests {
+            let test = test.trim_matches('`');
+            let (file, name) = test.split_once("::").expect("file::name");
+            assert!(has_test(file, name), "row {row}: there is no test {test}");
+        }
+        assert!(row < 44 || !tests.is_empty(), "row {row} has no test");
+        rows.push(row);
+    }
+    assert_eq!(rows, (34..=62).collect::<Vec<_>>());
+}

@@ -18,7 +18,7 @@ use participant_gateway::proto::{Channel as Kind, *};
 use participant_gateway::sandbox::{self, Sandbox, V1_CONVERSATION, V2_CONVERSATION};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
@@ -1127,5 +1127,98 @@ fn a_probe_that_is_asked_for_wrongly_exits_64() {
         let output = run(&[&["probe"], flags].concat(), &[]);
         assert_eq!((output.status.code(), output.stdout.len()), (Some(64), 0), "{flags:?} {output:?}");
         assert!(text(&output.stderr).contains(named), "{flags:?} {output:?}");
+    }
+}
+
+// === TLS
+
+/// An authority of the test's own, which the process is told to trust.
+struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: rcgen::Issuer::new(params, key), pem }
+    }
+}
+
+/// What is right or wrong about the upstream's certificate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Certified {
+    Well,
+    Expired,
+    AnotherHost,
+    ByItself,
+}
+
+/// An HTTPS upstream: its URL, and all that it has read after a handshake.
+async fn https(authority: &Authority, certified: Certified) -> (String, mpsc::UnboundedReceiver<String>) {
+    let host = if certified == Certified::AnotherHost { "twilio.example" } else { "127.0.0.1" };
+    let mut params = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
+    if certified == Certified::Expired {
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    }
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = match certified {
+        Certified::ByItself => params.self_signed(&key).unwrap(),
+        Certified::Well | Certified::Expired | Certified::AnotherHost => {
+            params.signed_by(&key, &authority.issuer).unwrap()
+        }
+    };
+    let key = tokio_rustls::rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = tokio_rustls::rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let (seen, requests) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            // A client that refuses the certificate ends the handshake, and shows nothing.
+            let Ok(mut connection) = acceptor.accept(connection).await else { continue };
+            let mut request = vec![0; 4096];
+            let read = connection.read(&mut request).await.unwrap_or(0);
+            seen.send(text(&request[..read])).unwrap();
+            let answer = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+            connection.write_all(answer.as_bytes()).await.unwrap();
+            let _ = connection.shutdown().await;
+        }
+    });
+    (url, requests)
+}
+
+#[tokio::test]
+async fn an_upstream_whose_certificate_is_wrong_is_shown_no_credentials() {
+    let authority = Authority::new();
+    let directory = tempfile::tempdir().unwrap();
+    let roots = directory.path().join("roots.pem");
+    std::fs::write(&roots, &authority.pem).unwrap();
+    for certified in [Certified::Well, Certified::Expired, Certified::AnotherHost, Certified::ByItself] {
+        let (url, mut requests) = https(&authority, certified).await;
+        let trust = [("SSL_CERT_FILE", roots.to_str().unwrap()), ACCOUNT[0], ACCOUNT[1]];
+        let mut process = Process::serve(&["--upstream-url", &url], &trust);
+        let mut client = process.ready().await.client().await;
+        for id in [V1_CONVERSATION, V2_CONVERSATION] {
+            let request = GetParticipantRequest { conversation: conversation(id), ..get(ALICE) };
+            let result = client.get_participant(request).await;
+            if certified == Certified::Well {
+                result.unwrap();
+                // So that its absence below says something.
+                assert!(requests.recv().await.unwrap().contains("authorization: Basic "));
+                continue;
+            }
+            let error = result.unwrap_err();
+            let info = error.get_details_error_info().unwrap();
+            assert_eq!((error.code(), info.reason.as_str()), (Code::Unavailable, "UPSTREAM_UNAVAILABLE"));
+            assert!(requests.try_recv().is_err(), "{certified:?}");
+        }
     }
 }

@@ -141,6 +141,20 @@ pub const SETTINGS: &[Setting] = &[
         "Maximum number of an account's requests that wait until another one ends; one caller's may be half of them. What cannot be sent in time is refused at once",
     ),
     setting(
+        "upstream.breaker_failures",
+        None,
+        "GATEWAY_UPSTREAM_BREAKER_FAILURES",
+        "20",
+        "So many failures of an account's API in a row, and it is left alone but for probes; 0 turns that off",
+    ),
+    setting(
+        "upstream.breaker_max_pause",
+        None,
+        "GATEWAY_UPSTREAM_BREAKER_MAX_PAUSE",
+        "2s",
+        "The longest pause between two probes: so long at most it takes to see that Twilio is well again",
+    ),
+    setting(
         "upstream.max_response_bytes",
         None,
         "GATEWAY_UPSTREAM_MAX_RESPONSE_BYTES",

@@ -120,6 +120,31 @@ const REFUSALS: Row = Row {
     help: "Requests that were not sent, because too many are under way: queue_full (or the caller's share of it is), no_time (the \
            wait would not fit the deadline), waited (in vain)",
 };
+const CIRCUIT: Row = Row {
+    name: "participant.upstream.circuit",
+    prometheus: "participant_upstream_circuit",
+    kind: "gauge",
+    unit: "",
+    labels: &["participant.api.version", "participant.account"],
+    help: "Whether the account's API is asked: 0 as ever, 1 one request tries whether it works, 2 not at all for now; stays where it \
+           is until a request succeeds",
+};
+const CIRCUIT_TURNS: Row = Row {
+    name: "participant.upstream.circuit.transitions",
+    prometheus: "participant_upstream_circuit_transitions_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.api.version", "participant.account", "participant.circuit.state"],
+    help: "How often the circuit turned closed, half_open or open",
+};
+const CIRCUIT_REFUSALS: Row = Row {
+    name: "participant.upstream.circuit.refusals",
+    prometheus: "participant_upstream_circuit_refusals_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.api.version", "participant.account"],
+    help: "Requests to Twilio that were not sent because the circuit was open",
+};
 const UNKNOWN_KEYS: Row = Row {
     name: "participant.upstream.unknown_keys",
     prometheus: "participant_upstream_unknown_keys_total",
@@ -256,6 +281,9 @@ pub const METRICS: &[Row] = &[
     QUEUED,
     QUEUE_WAIT,
     REFUSALS,
+    CIRCUIT,
+    CIRCUIT_TURNS,
+    CIRCUIT_REFUSALS,
     UNKNOWN_KEYS,
     UNKNOWN_VALUES,
     BAD_SECRETS,
@@ -287,6 +315,19 @@ pub fn markdown() -> String {
     table
 }
 
+/// The labels of one API of an account.
+fn api(account: &str, version: &'static str) -> [KeyValue; 2] {
+    [
+        KeyValue::new("participant.api.version", version),
+        KeyValue::new("participant.account", account.to_owned()),
+    ]
+}
+
+fn turn(account: &str, version: &'static str, state: CircuitState) -> [KeyValue; 3] {
+    let [version, account] = api(account, version);
+    [version, account, KeyValue::new("participant.circuit.state", state.as_str())]
+}
+
 /// Seconds, as the semantic conventions advise for calls and requests.
 const DURATIONS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
@@ -307,6 +348,9 @@ struct Instruments {
     retries: Counter<u64>,
     queue_wait: Histogram<f64>,
     refusals: Counter<u64>,
+    circuit: Gauge<u64>,
+    circuit_turns: Counter<u64>,
+    circuit_refusals: Counter<u64>,
     unknown_keys: Counter<u64>,
     unknown_values: Counter<u64>,
     bad_secrets: UpDownCounter<i64>,
@@ -363,6 +407,27 @@ pub struct GovernorLoad {
     pub queued_reads: usize,
     /// Writes that wait.
     pub queued_writes: usize,
+}
+
+/// Where the circuit of an account's API stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CircuitState {
+    /// Requests are sent.
+    Closed,
+    /// One is sent, to see.
+    HalfOpen,
+    /// None are.
+    Open,
+}
+
+impl CircuitState {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half_open",
+            Self::Open => "open",
+        }
+    }
 }
 
 /// How an attempt at a request to Twilio went.
@@ -422,6 +487,9 @@ impl Metrics {
             retries: counter(&RETRIES),
             queue_wait: histogram(&QUEUE_WAIT, &LAGS),
             refusals: counter(&REFUSALS),
+            circuit: meter.u64_gauge(CIRCUIT.name).with_description(CIRCUIT.help).build(),
+            circuit_turns: counter(&CIRCUIT_TURNS),
+            circuit_refusals: counter(&CIRCUIT_REFUSALS),
             unknown_keys: counter(&UNKNOWN_KEYS),
             unknown_values: counter(&UNKNOWN_VALUES),
             bad_secrets: up_down(&BAD_SECRETS),
@@ -537,6 +605,28 @@ impl Metrics {
         let _ = gauge(&LIMIT).with_callback(limits).build();
         let _ = gauge(&UNDER_WAY).with_callback(in_flight).build();
         let _ = gauge(&QUEUED).with_callback(queued).build();
+    }
+
+    /// A configured account's API has a circuit, which is closed; `version` is `v1` or `v2`.
+    pub fn circuit_made(&self, account: &str, version: &'static str) {
+        let labels = api(account, version);
+        self.0.circuit.record(CircuitState::Closed as u64, &labels);
+        // A counter that begins with its first step is none that has stepped.
+        self.0.circuit_refusals.add(0, &labels);
+        for state in [CircuitState::Closed, CircuitState::HalfOpen, CircuitState::Open] {
+            self.0.circuit_turns.add(0, &turn(account, version, state));
+        }
+    }
+
+    /// Its circuit has turned so.
+    pub fn circuit_turned(&self, account: &str, version: &'static str, state: CircuitState) {
+        self.0.circuit.record(state as u64, &api(account, version));
+        self.0.circuit_turns.add(1, &turn(account, version, state));
+    }
+
+    /// A request was not sent because it is open.
+    pub fn circuit_refused(&self, account: &str, version: &'static str) {
+        self.0.circuit_refusals.add(1, &api(account, version));
     }
 
     /// An answer had a key that is not known; `version` is `v1` or `v2`. Names come from outside: the caller bounds what they

@@ -369,7 +369,7 @@ impl Problem {
     }
 
     /// Whether Twilio says that it did nothing: too many requests, or the request did not arrive whole.
-    fn is_unprocessed(&self) -> bool {
+    pub(super) fn is_unprocessed(&self) -> bool {
         match self.code {
             Some(code) if THROTTLED.contains(&code) => true,
             _ => matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT),

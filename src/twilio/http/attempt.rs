@@ -51,18 +51,18 @@ impl Attempt {
     /// be sent again at once with others.
     async fn send_with_credentials(&self, request: &Request) -> Result<Response, Error> {
         let (began, no_token) = (Instant::now(), |why| request.error(Cause::NoToken(why)));
-        let mut authorization = request.sign_in.first(request.patience()).await.map_err(no_token)?;
+        let mut authorization = request.peer.sign_in.first(request.patience()).await.map_err(no_token)?;
         let mut refused = Vec::new();
         loop {
             let result = self.send_as_agreed(request, &authorization, refused.len()).await;
             let next = match &result {
                 Err(error) if error.is_unauthorized() => {
-                    request.sign_in.refused(&authorization, began);
+                    request.peer.sign_in.refused(&authorization, began);
                     refused.push(authorization);
                     request.after(&refused).await
                 }
                 Ok(_) => {
-                    request.sign_in.accepted(&authorization);
+                    request.peer.sign_in.accepted(&authorization);
                     Err(None)
                 }
                 Err(_) => Err(None),
@@ -74,7 +74,8 @@ impl Attempt {
         }
     }
 
-    /// Sends it unless it was given up. `refused` attempts were refused for their credentials.
+    /// Sends it unless it was given up, or the circuit has opened meanwhile. `refused` attempts were refused for their
+    /// credentials.
     async fn send_as_agreed(
         &self,
         request: &Request,
@@ -83,10 +84,13 @@ impl Attempt {
     ) -> Result<Response, Error> {
         // Nothing else is waited for with a place in hand, neither credentials nor the pause before a retry.
         let permit = request.turn().await?;
+        let pass = request.peer.breaker.enter().map_err(|cause| request.error(cause))?;
         request.begins()?;
+        let had_its_time = Instant::now() + self.timeout <= request.budget.until;
         let mut seen = Seen::default();
         let result = self.send(request, authorization, &mut seen).instrument(span(request, refused)).await;
         permit.end(ending(&result, seen.concurrent_requests));
+        pass.ended(&result, had_its_time);
         request.ended(&result);
         result
     }
