@@ -148,7 +148,6 @@ pub struct Twilio {
 
 /// What a request needs to know of its account.
 struct Endpoint {
-    /// Of both APIs, because Twilio counts them together.
     v1: Api,
     v2: Api,
 }
@@ -161,14 +160,13 @@ struct Api {
 
 impl Endpoint {
     fn new(settings: &Settings, account: Account, metrics: &Metrics) -> Self {
-        let retries = Arc::new(RetryBudget::default());
         let Settings { max_concurrency, max_queue, .. } = *settings;
         let governor = Governor::new(account.id.clone(), max_concurrency, max_queue, metrics.clone());
-        let governor = Arc::new(governor);
+        let (governor, retries) = (Arc::new(governor), Arc::new(RetryBudget::default()));
         let api = |version, url, sign_in| {
             let breaker = Breaker::new(account.id.clone(), version, settings.breaker, metrics.clone());
-            let (breaker, retries, governor) = (Arc::new(breaker), retries.clone(), governor.clone());
-            Api { url, peer: Peer { sign_in, breaker, retries, governor } }
+            let (breaker, governor, retries) = (Arc::new(breaker), governor.clone(), retries.clone());
+            Api { url, peer: Peer { sign_in, breaker, governor, retries } }
         };
         let [v1, v2] = SignIn::pair(&account.credentials);
         Self { v1: api(ApiVersion::V1, account.v1_url, v1), v2: api(ApiVersion::V2, account.v2_url, v2) }

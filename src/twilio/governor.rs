@@ -72,7 +72,7 @@ impl Governor {
     }
 
     fn permit(self: &Arc<Self>) -> Permit {
-        Permit { governor: self.clone(), began: Instant::now(), ending: Ending::Failed }
+        Permit { governor: self.clone(), began: Instant::now(), ending: Ending::Dropped }
     }
 
     fn refuse(&self, refusal: Refusal) -> Duration {

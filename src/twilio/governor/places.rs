@@ -30,8 +30,10 @@ pub(in crate::twilio) enum Ending {
     Answered(Option<u64>),
     /// Twilio had too many requests of the account under way: so many, where it told.
     Exceeded(Option<u64>),
-    /// Twilio failed, or the request was dropped: no sign of how many it can take.
+    /// Twilio failed: no sign of how many it can take.
     Failed,
+    /// Nothing was sent, or nobody waited for the end: no sign of how long one takes, either.
+    Dropped,
 }
 
 /// What becomes of who asks.
@@ -121,6 +123,7 @@ impl Places {
             Ending::Answered(total) => self.limit.answered(self.taken, total, now),
             Ending::Exceeded(total) => self.limit.exceeded(began, self.taken, total, now),
             Ending::Failed => {}
+            Ending::Dropped => return self.free(now),
         }
         let held = now.saturating_duration_since(began);
         let mean = |typical: Duration| typical.mul_f64(1.0 - NEWEST_SHARE) + held.mul_f64(NEWEST_SHARE);
@@ -220,7 +223,7 @@ mod tests {
         let ending = prop_oneof![
             4 => proptest::option::of(0..20_u64).prop_map(Ending::Answered),
             1 => proptest::option::of(0..20_u64).prop_map(Ending::Exceeded),
-            1 => Just(Ending::Failed),
+            1 => select(vec![Ending::Failed, Ending::Dropped]),
         ];
         let kind = select(vec![Kind::Read, Kind::Write]);
         prop_oneof![
