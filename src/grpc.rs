@@ -13,12 +13,13 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::{Stream, StreamExt as _};
 use prost_types::Timestamp;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 pub use call::{CallLayer, CallService, code_name};
 pub use status::{DOMAIN, On, Reason, Retry, Row, TABLE, catalogue};
 
-use crate::ids::{Accounts, ApiVersion};
+use crate::ids::{Accounts, ApiVersion, Call, CallerId};
 use crate::participants::{Error, Participants, Read, Streamed};
 use crate::proto::participant_service_server::{ParticipantService, ParticipantServiceServer};
 use crate::proto::{self, CacheStatus, ReadInfo};
@@ -51,10 +52,10 @@ impl ParticipantService for Service {
         &self,
         request: Request<proto::GetParticipantRequest>,
     ) -> Result<Response<proto::GetParticipantResponse>, Status> {
-        let (deadline, request) = opened(request)?;
+        let (opened, request) = opened(request)?;
         let request::Get { key, max_age } = request::get(request, &self.accounts)?;
         let told = told(key.conversation.version);
-        let read = self.participants.get(key, max_age, deadline.unary()).await.map_err(told)?;
+        let read = self.participants.get(key, max_age, opened.unary()).await.map_err(told)?;
         let read_info = Some(read_info(&read));
         Ok(Response::new(proto::GetParticipantResponse {
             participant: Some(Arc::unwrap_or_clone(read.value)),
@@ -66,10 +67,10 @@ impl ParticipantService for Service {
         &self,
         request: Request<proto::ListParticipantsRequest>,
     ) -> Result<Response<proto::ListParticipantsResponse>, Status> {
-        let (deadline, request) = opened(request)?;
+        let (opened, request) = opened(request)?;
         let request::List { conversation, size, cursor, max_age } =
             request::list(request, &self.accounts, self.participants.page_tokens())?;
-        let read = self.participants.list(&conversation, size, &cursor, max_age, deadline.unary());
+        let read = self.participants.list(&conversation, size, &cursor, max_age, opened.unary());
         let read = read.await.map_err(told(conversation.version))?;
         let read_info = Some(read_info(&read));
         Ok(Response::new(proto::ListParticipantsResponse {
@@ -84,11 +85,11 @@ impl ParticipantService for Service {
         &self,
         request: Request<proto::BatchGetParticipantsRequest>,
     ) -> Result<Response<proto::BatchGetParticipantsResponse>, Status> {
-        let (deadline, request) = opened(request)?;
+        let (opened, request) = opened(request)?;
         let request::BatchGet { conversation, ids, max_age, partial } =
             request::batch_get(request, &self.accounts)?;
         let version = conversation.version;
-        let reads = self.participants.batch_get(&conversation, &ids, partial, max_age, deadline.unary());
+        let reads = self.participants.batch_get(&conversation, &ids, partial, max_age, opened.unary());
         let mut answer = proto::BatchGetParticipantsResponse::default();
         for (index, read) in (0..).zip(reads.await) {
             match read {
@@ -112,10 +113,10 @@ impl ParticipantService for Service {
         &self,
         request: Request<proto::StreamParticipantsRequest>,
     ) -> Result<Response<Self::StreamParticipantsStream>, Status> {
-        let (deadline, request) = opened(request)?;
+        let (opened, request) = opened(request)?;
         let request::Stream { conversation, size } = request::stream(request, &self.accounts)?;
         let told = told(conversation.version);
-        let stream = self.participants.stream(conversation, size, deadline.stream());
+        let stream = self.participants.stream(conversation, size, opened.stream());
         let answers = stream.map(move |item| match item {
             Ok(Streamed { participant, fetched }) => Ok(proto::StreamParticipantsResponse {
                 participant: Some(participant),
@@ -130,7 +131,7 @@ impl ParticipantService for Service {
         &self,
         request: Request<proto::CreateParticipantRequest>,
     ) -> Result<Response<proto::CreateParticipantResponse>, Status> {
-        let (deadline, request) = opened(request)?;
+        let (opened, request) = opened(request)?;
         let request::Created { conversation, create, request_id, validate_only } =
             request::create(request, &self.accounts)?;
         let told = told(conversation.version);
@@ -141,7 +142,7 @@ impl ParticipantService for Service {
                 upstream_request,
             }));
         }
-        let created = self.participants.create(conversation, create, request_id, deadline.unary()).await;
+        let created = self.participants.create(conversation, create, request_id, opened.unary()).await;
         let participant = Some(created.map_err(told)?);
         Ok(Response::new(proto::CreateParticipantResponse { participant, upstream_request: None }))
     }
@@ -150,18 +151,18 @@ impl ParticipantService for Service {
         &self,
         request: Request<proto::UpdateParticipantRequest>,
     ) -> Result<Response<proto::UpdateParticipantResponse>, Status> {
-        let (deadline, request) = opened(request)?;
+        let (opened, request) = opened(request)?;
         let request::Updated { key, update, validate_only } = request::update(request, &self.accounts)?;
         let told = told(key.conversation.version);
         if validate_only {
-            let shown = self.participants.preview_update(key, &update, deadline.unary()).await;
+            let shown = self.participants.preview_update(key, &update, opened.unary()).await;
             let upstream_request = shown.map_err(told)?;
             return Ok(Response::new(proto::UpdateParticipantResponse {
                 participant: None,
                 upstream_request,
             }));
         }
-        let updated = self.participants.update(key, update, deadline.unary()).await;
+        let updated = self.participants.update(key, update, opened.unary()).await;
         let participant = Some(updated.map_err(told)?);
         Ok(Response::new(proto::UpdateParticipantResponse { participant, upstream_request: None }))
     }
@@ -170,10 +171,10 @@ impl ParticipantService for Service {
         &self,
         request: Request<proto::DeleteParticipantRequest>,
     ) -> Result<Response<proto::DeleteParticipantResponse>, Status> {
-        let (deadline, request) = opened(request)?;
+        let (opened, request) = opened(request)?;
         let request::Delete { key, webhook_enabled } = request::delete(request, &self.accounts)?;
         let told = told(key.conversation.version);
-        self.participants.delete(key, webhook_enabled, deadline.unary()).await.map_err(told)?;
+        self.participants.delete(key, webhook_enabled, opened.unary()).await.map_err(told)?;
         Ok(Response::new(proto::DeleteParticipantResponse {}))
     }
 
@@ -184,21 +185,21 @@ impl ParticipantService for Service {
         &self,
         request: Request<proto::WatchParticipantsRequest>,
     ) -> Result<Response<Self::WatchParticipantsStream>, Status> {
-        let (deadline, request) = opened(request)?;
+        let (opened, request) = opened(request)?;
         let request::Watch { filter, after } = request::watch(request, &self.accounts)?;
         let watch = self.participants.watch(filter, after).map_err(|error| status::of_watch(&error))?;
-        Ok(Response::new(Box::pin(watch::answers(watch, self.heartbeat, deadline.stream()))))
+        Ok(Response::new(Box::pin(watch::answers(watch, self.heartbeat, opened.stream().deadline))))
     }
 
     async fn list_participant_conversations(
         &self,
         request: Request<proto::ListParticipantConversationsRequest>,
     ) -> Result<Response<proto::ListParticipantConversationsResponse>, Status> {
-        let (deadline, request) = opened(request)?;
+        let (opened, request) = opened(request)?;
         let request::ListConversations { version, person, size, cursor, max_age } =
             request::list_conversations(request, &self.accounts, self.participants.page_tokens())?;
         let person = (version, &person);
-        let read = self.participants.list_conversations(person, size, &cursor, max_age, deadline.unary());
+        let read = self.participants.list_conversations(person, size, &cursor, max_age, opened.unary());
         let read = read.await.map_err(told(version))?;
         let read_info = Some(read_info(&read));
         Ok(Response::new(proto::ListParticipantConversationsResponse {
@@ -209,11 +210,38 @@ impl ParticipantService for Service {
     }
 }
 
-fn opened<T>(request: Request<T>) -> Result<(Deadline, T), Status> {
+/// What a request says about its call.
+struct Opened {
+    deadline: Deadline,
+    caller: CallerId,
+    is_repetition: bool,
+}
+
+impl Opened {
+    /// Of a call with one answer.
+    fn unary(&self) -> Call {
+        self.until(self.deadline.unary())
+    }
+
+    /// Of a stream.
+    fn stream(&self) -> Call {
+        self.until(self.deadline.stream())
+    }
+
+    fn until(&self, deadline: Instant) -> Call {
+        Call { deadline, caller: self.caller, is_repetition: self.is_repetition }
+    }
+}
+
+fn opened<T>(request: Request<T>) -> Result<(Opened, T), Status> {
     let deadline = request.extensions().get::<Deadline>().copied();
     // Only a service that was built without its layer has none.
     let deadline = deadline.ok_or_else(|| status::plain(Reason::Internal))?;
-    Ok((deadline, request.into_inner()))
+    let caller = request.remote_addr().map_or(CallerId::Unknown, |peer| CallerId::Peer(peer.ip()));
+    // gRFC A6: clients and meshes that repeat a call count how often they did.
+    let attempts = request.metadata().get("grpc-previous-rpc-attempts");
+    let is_repetition = attempts.is_some_and(|attempts| attempts != "0");
+    Ok((Opened { deadline, caller, is_repetition }, request.into_inner()))
 }
 
 /// What the caller is told of a failure, about a conversation of this version.

@@ -3,6 +3,7 @@
 //! A value of these types is valid: it was parsed once, at the edge, and is safe as one segment of a URL's path. Nothing
 //! here knows gRPC or HTTP.
 
+mod call;
 mod field;
 
 use std::collections::BTreeSet;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+pub use call::{Call, CallerId};
 pub use field::Field;
 
 /// The longest id that is accepted, in characters. Twilio's longest is an identity ("Conversations limits": 256).

@@ -30,7 +30,9 @@ pub use agreement::{Agreement, Caller};
 pub use error::{Broken, Cause, Error, NoToken, Operation, Problem, Subject, THROTTLED};
 pub use prepared::Prepared;
 
-use crate::ids::{AccountId, ApiVersion, Conversation, Field, ParticipantKey, PersonKey, Segment};
+use crate::ids::{
+    AccountId, ApiVersion, Call, CallerId, Conversation, Field, ParticipantKey, PersonKey, Segment,
+};
 use crate::proto::{Participant, ParticipantConversation};
 use crate::telemetry::Metrics;
 use account::{SignIn, Upkeep};
@@ -76,6 +78,10 @@ pub struct Budget {
     /// No further attempt begins after it, and of a write no attempt at all: the deadline of the call that asked, which may
     /// be earlier.
     pub retry_until: Instant,
+    /// Who asks.
+    pub caller: CallerId,
+    /// Whether who asks repeats calls by itself: two that do would multiply.
+    pub is_repetition: bool,
 }
 
 /// Where a page begins: v1's Page and PageToken, or v2's token. Never a URL, so that none is ever followed.
@@ -184,16 +190,17 @@ impl Twilio {
         join_all(upkeeps).await;
     }
 
-    /// The budget of a request on behalf of a call that may repeat it until `deadline`.
-    pub fn budget(&self, deadline: Instant) -> Budget {
-        let Budget { until, .. } = self.full_budget();
-        Budget { until, retry_until: deadline.min(until) }
+    /// The budget of a request on behalf of a call, which may be repeated until the call's deadline.
+    pub fn budget(&self, call: Call) -> Budget {
+        let Call { deadline, caller, is_repetition } = call;
+        let until = Instant::now() + self.total_timeout;
+        Budget { until, retry_until: deadline.min(until), caller, is_repetition }
     }
 
     /// The budget of a request that nobody's deadline bounds.
     pub fn full_budget(&self) -> Budget {
         let until = Instant::now() + self.total_timeout;
-        Budget { until, retry_until: until }
+        Budget { until, retry_until: until, caller: CallerId::Unknown, is_repetition: false }
     }
 
     /// Reads one participant.

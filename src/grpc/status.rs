@@ -135,6 +135,8 @@ fn of_upstream(error: &twilio::Error) -> Failure {
             Failure::new(row(Reason::UpstreamUnavailable))
         }
         Cause::GivenUp => Failure::new(row(Reason::Deadline)),
+        Cause::CircuitOpen(wait) => Failure::waiting(row(Reason::CircuitOpen), *wait),
+        Cause::Overloaded(wait) => Failure::waiting(row(Reason::LocalConcurrency), *wait),
         Cause::NoToken(NoToken::Refused(status)) => {
             let mut failure = Failure::new(row(Reason::UpstreamCredentialsRejected));
             failure.about("http_status", Some(status.as_u16()));
@@ -203,6 +205,12 @@ impl Failure {
         if row.reason.retry() == Retry::Never {
             failure.no_retry();
         }
+        failure
+    }
+
+    fn waiting(row: &'static Row, wait: Duration) -> Self {
+        let mut failure = Self::new(row);
+        failure.wait(wait);
         failure
     }
 

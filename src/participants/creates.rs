@@ -8,7 +8,7 @@ use super::cached::bytes;
 use super::{Error, Participants, outcome};
 use crate::cache::{Claim, Kept, Settled, Slot};
 use crate::feed::{IdentifiedRequest, RequestClaim};
-use crate::ids::{Conversation, RequestId};
+use crate::ids::{Call, Conversation, RequestId};
 use crate::proto::{Participant, UpstreamRequest};
 use crate::twilio::{Agreement, Create, Prepared};
 
@@ -42,17 +42,17 @@ impl Participants {
         conversation: Conversation,
         create: Create,
         request_id: Option<RequestId>,
-        deadline: Instant,
+        call: Call,
     ) -> Result<Participant, Error> {
         if let Some(id) = request_id {
-            return self.create_with_id(&conversation, &create, id, deadline).await;
+            return self.create_with_id(&conversation, &create, id, call).await;
         }
-        let prepared = self.twilio.prepare_create(&conversation, &create, self.twilio.budget(deadline))?;
+        let prepared = self.twilio.prepare_create(&conversation, &create, self.twilio.budget(call))?;
         let participants = self.clone();
         let write = move |agreement: Agreement| async move {
             participants.send_create(&conversation, &create, prepared, &agreement).await
         };
-        self.detached(deadline, write).await
+        self.detached(call, write).await
     }
 
     /// Asks this process first, and then the other replicas, until one has done it.
@@ -61,14 +61,14 @@ impl Participants {
         conversation: &Conversation,
         create: &Create,
         id: RequestId,
-        deadline: Instant,
+        call: Call,
     ) -> Result<Participant, Error> {
         let (mut pause, mut is_sent_elsewhere) = (SHORTEST_PAUSE, false);
         loop {
-            let prepared = self.twilio.prepare_create(conversation, create, self.twilio.budget(deadline))?;
+            let prepared = self.twilio.prepare_create(conversation, create, self.twilio.budget(call))?;
             match self.outcomes.claim(conversation.account.clone(), id, prepared.fingerprint()).await {
                 Claim::First(slot) => {
-                    match self.create_as_first(conversation, create, prepared, (id, slot), deadline).await {
+                    match self.create_as_first(conversation, create, prepared, (id, slot), call).await {
                         Ok(Some(created)) => return Ok(created),
                         Ok(None) => is_sent_elsewhere = true,
                         Err(Error::Deadline { sent }) => {
@@ -76,11 +76,13 @@ impl Participants {
                         }
                         Err(error) => return Err(error),
                     }
-                    timeout_at(deadline, sleep(pause)).await.map_err(|_| Error::Deadline { sent: true })?;
+                    timeout_at(call.deadline, sleep(pause))
+                        .await
+                        .map_err(|_| Error::Deadline { sent: true })?;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 Claim::OtherRequest => return Err(Error::RequestIdReused),
-                Claim::Repeated(earlier) => match timeout_at(deadline, earlier.settled()).await {
+                Claim::Repeated(earlier) => match timeout_at(call.deadline, earlier.settled()).await {
                     Ok(Settled::Outcome(outcome)) => return outcome,
                     Ok(Settled::Nothing) => {}
                     Ok(Settled::Lost) => return Err(Error::OutcomeUnknown(None)),
@@ -97,7 +99,7 @@ impl Participants {
         create: &Create,
         prepared: Prepared,
         (id, slot): (RequestId, Slot<Result<Participant, Error>>),
-        deadline: Instant,
+        call: Call,
     ) -> Result<Option<Participant>, Error> {
         let request = self.identified(conversation, &prepared, id);
         let (participants, conversation, create) = (self.clone(), conversation.clone(), create.clone());
@@ -125,7 +127,7 @@ impl Participants {
             }
             result.map(Some)
         };
-        self.detached(deadline, write).await
+        self.detached(call, write).await
     }
 
     /// Answers what became of the create at another replica, whose notice of it may come later than its caller.

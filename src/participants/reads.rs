@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::cached::{Cached, missing};
 use super::page_token::Listed;
 use super::{Error, Page, PageTokens, Participants, Read};
 use crate::cache::{self, Item, LoadError, Loaded, Scope};
-use crate::ids::{ApiVersion, Conversation, ParticipantKey, PersonKey, Segment};
+use crate::ids::{ApiVersion, Call, Conversation, ParticipantKey, PersonKey, Segment};
 use crate::proto::{Participant, ParticipantConversation};
 use crate::twilio::{self, Cursor};
 
@@ -24,18 +24,18 @@ impl Participants {
         &self,
         key: ParticipantKey,
         max_age: Option<Duration>,
-        deadline: Instant,
+        call: Call,
     ) -> Result<Read<Arc<Participant>>, Error> {
         let item = Item::Participant(key.id.clone());
         let load = |conversation: Conversation| {
             let (participants, key) = (self.clone(), ParticipantKey { conversation, id: key.id.clone() });
             async move {
-                let budget = participants.twilio.budget(deadline);
+                let budget = participants.twilio.budget(call);
                 let found = participants.twilio.fetch(&key, budget).await;
                 found.map(|participant| Cached::Participant(Arc::new(participant))).or_else(missing)
             }
         };
-        let read = self.read(&key.conversation, item, max_age, deadline, load).await?;
+        let read = self.read(&key.conversation, item, max_age, call, load).await?;
         match read.value {
             Cached::Participant(value) => Ok(Read { value, status: read.status, fetched: read.fetched }),
             Cached::Missing(error) => Err(Error::Upstream(error)),
@@ -51,7 +51,7 @@ impl Participants {
         ids: &[Segment],
         partial: bool,
         max_age: Option<Duration>,
-        deadline: Instant,
+        call: Call,
     ) -> Vec<Result<Read<Arc<Participant>>, Error>> {
         let mut places = HashMap::new();
         let mut distinct = Vec::new();
@@ -62,7 +62,7 @@ impl Participants {
             });
         }
         let mut reads =
-            stream::iter(distinct).map(|key| self.get(key, max_age, deadline)).buffered(BATCH_CONCURRENCY);
+            stream::iter(distinct).map(|key| self.get(key, max_age, call)).buffered(BATCH_CONCURRENCY);
         let mut results = Vec::new();
         while let Some(result) = reads.next().await {
             let is_last = result.is_err() && !partial;
@@ -87,18 +87,18 @@ impl Participants {
         size: u32,
         cursor: &Cursor,
         max_age: Option<Duration>,
-        deadline: Instant,
+        call: Call,
     ) -> Result<Read<Page<Participant>>, Error> {
         let item = Item::Page { size, cursor: (cursor.page.clone(), cursor.token.clone()) };
         let load = |conversation: Conversation| {
             let (participants, cursor) = (self.clone(), cursor.clone());
             async move {
-                let budget = participants.twilio.budget(deadline);
+                let budget = participants.twilio.budget(call);
                 let page = participants.twilio.list(&conversation, size, &cursor, budget).await;
                 page.map(|page| Cached::Page(Arc::new(page))).or_else(missing)
             }
         };
-        let read = self.read(conversation, item, max_age, deadline, load).await?;
+        let read = self.read(conversation, item, max_age, call, load).await?;
         match read.value {
             Cached::Page(content) => {
                 let next = self.seal(conversation, content.next.as_ref());
@@ -118,7 +118,7 @@ impl Participants {
         size: u32,
         cursor: &Cursor,
         max_age: Option<Duration>,
-        deadline: Instant,
+        call: Call,
     ) -> Result<Read<Page<ParticipantConversation>>, Error> {
         if version == ApiVersion::V2 {
             return Err(Error::NotSupported);
@@ -127,7 +127,7 @@ impl Participants {
         let load = || {
             let (participants, person, cursor) = (self.clone(), person.clone(), cursor.clone());
             async move {
-                let budget = participants.twilio.budget(deadline);
+                let budget = participants.twilio.budget(call);
                 let page = participants.twilio.list_conversations(&person, size, &cursor, budget).await;
                 page.map(|page| Cached::Conversations(Arc::new(page))).or_else(missing)
             }
@@ -136,7 +136,8 @@ impl Participants {
         let max_age = at_most(max_age, self.freshness.lifetime_without_events());
         let key = self.cache.key(Scope::Person(person.clone()), item);
         let reading = self.through_the_cache(key, max_age, load);
-        let read = timeout_at(deadline, reading).await.unwrap_or(Err(Error::Deadline { sent: false }))?;
+        let read =
+            timeout_at(call.deadline, reading).await.unwrap_or(Err(Error::Deadline { sent: false }))?;
         match read.value {
             Cached::Conversations(content) => {
                 let next = self.seal(person, content.next.as_ref());
@@ -160,7 +161,7 @@ impl Participants {
         conversation: &Conversation,
         item: Item,
         max_age: Option<Duration>,
-        deadline: Instant,
+        call: Call,
         load: impl Fn(Conversation) -> F,
     ) -> Result<Loaded<Cached>, Error>
     where
@@ -181,7 +182,7 @@ impl Participants {
             let key = self.cache.key(Scope::Conversation(by_sid.clone()), item);
             self.through_the_cache(key, max_age, || load(by_sid.clone())).await
         };
-        timeout_at(deadline, reading).await.unwrap_or(Err(Error::Deadline { sent: false }))
+        timeout_at(call.deadline, reading).await.unwrap_or(Err(Error::Deadline { sent: false }))
     }
 
     async fn through_the_cache<F>(

@@ -4,11 +4,11 @@ use std::collections::{HashSet, VecDeque};
 use std::time::SystemTime;
 
 use futures_util::stream::{self, Stream};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 use tracing::debug;
 
 use super::{Error, Participants};
-use crate::ids::Conversation;
+use crate::ids::{Call, Conversation};
 use crate::proto::Participant;
 use crate::twilio::Cursor;
 
@@ -29,7 +29,7 @@ struct Walk {
     participants: Participants,
     conversation: Conversation,
     size: u32,
-    deadline: Instant,
+    call: Call,
     page: VecDeque<Participant>,
     fetched: SystemTime,
     next: Option<Cursor>,
@@ -43,13 +43,13 @@ impl Participants {
         &self,
         conversation: Conversation,
         size: u32,
-        deadline: Instant,
+        call: Call,
     ) -> impl Stream<Item = Result<Streamed, Error>> + Send + 'static {
         let walk = Walk {
             participants: self.clone(),
             conversation,
             size,
-            deadline,
+            call,
             page: VecDeque::new(),
             fetched: SystemTime::now(),
             next: Some(Cursor::default()),
@@ -82,8 +82,9 @@ impl Walk {
         }
         self.fetched = SystemTime::now();
         let twilio = &self.participants.twilio;
-        let page = twilio.list(&self.conversation, self.size, &cursor, twilio.budget(self.deadline));
-        let page = timeout_at(self.deadline, page).await.map_err(|_| Error::Deadline { sent: false })??;
+        let page = twilio.list(&self.conversation, self.size, &cursor, twilio.budget(self.call));
+        let page =
+            timeout_at(self.call.deadline, page).await.map_err(|_| Error::Deadline { sent: false })??;
         // An event of the call's span, below what the log shows.
         debug!(page = self.seen.len(), participants = page.items.len(), "page");
         self.page = page.items.into();

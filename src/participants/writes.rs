@@ -6,7 +6,7 @@ use tracing::{Instrument as _, info, warn};
 use super::cached::sid_of;
 use super::{Error, Participants};
 use crate::feed::Notice;
-use crate::ids::{ApiVersion, Conversation, ParticipantKey, Person, Segment};
+use crate::ids::{ApiVersion, Call, Conversation, ParticipantKey, Person, Segment};
 use crate::proto::{Address, Channel, Participant, UpstreamRequest};
 use crate::twilio::{self, Agreement, Caller, Prepared, Twilio, Update};
 
@@ -16,13 +16,14 @@ impl Participants {
         &self,
         key: ParticipantKey,
         update: &Update,
-        deadline: Instant,
+        call: Call,
     ) -> Result<Option<UpstreamRequest>, Error> {
         let prepared = async {
-            let (key, current) = self.current(key, update, deadline).await?;
+            let (key, current) = self.current(key, update, call).await?;
             Ok(self.twilio.prepare_update(&key, update, current.as_ref(), self.twilio.full_budget())?)
         };
-        let prepared = timeout_at(deadline, prepared).await.unwrap_or(Err(Error::Deadline { sent: false }));
+        let prepared =
+            timeout_at(call.deadline, prepared).await.unwrap_or(Err(Error::Deadline { sent: false }));
         Ok(prepared?.shown())
     }
 
@@ -31,7 +32,7 @@ impl Participants {
         &self,
         key: ParticipantKey,
         update: Update,
-        deadline: Instant,
+        call: Call,
     ) -> Result<Participant, Error> {
         let participants = self.clone();
         let write = move |agreement: Agreement| async move {
@@ -42,8 +43,8 @@ impl Participants {
             if agreement.is_given_up() {
                 return Err(Error::Deadline { sent: false });
             }
-            let (key, current) = participants.current(key, &update, deadline).await?;
-            let budget = participants.twilio.budget(deadline);
+            let (key, current) = participants.current(key, &update, call).await?;
+            let budget = participants.twilio.budget(call);
             let prepared = participants.twilio.prepare_update(&key, &update, current.as_ref(), budget)?;
             match current {
                 Some(current) if prepared.is_no_change() => {
@@ -54,7 +55,7 @@ impl Participants {
                 current => participants.send_update(key, update, current, prepared, &agreement).await,
             }
         };
-        self.detached(deadline, write).await
+        self.detached(call, write).await
     }
 
     /// The key by Twilio's id, and what is there now, where the update has to know it. An etag that no longer fits ends it.
@@ -62,14 +63,14 @@ impl Participants {
         &self,
         key: ParticipantKey,
         update: &Update,
-        deadline: Instant,
+        call: Call,
     ) -> Result<(ParticipantKey, Option<Participant>), Error> {
         let etag = &update.participant.etag;
         let needs_current = Twilio::needs_current(key.conversation.version, update);
         if !needs_current && !key.is_identity() && etag.is_empty() {
             return Ok((key, None));
         }
-        let current = self.twilio.fetch(&key, self.twilio.budget(deadline)).await?;
+        let current = self.twilio.fetch(&key, self.twilio.budget(call)).await?;
         let key = by_id(key, Some(&current))?;
         if etag.is_empty() || *etag == current.etag {
             Ok((key, Some(current)))
@@ -104,7 +105,7 @@ impl Participants {
         &self,
         key: ParticipantKey,
         webhook_enabled: Option<bool>,
-        deadline: Instant,
+        call: Call,
     ) -> Result<(), Error> {
         if key.conversation.version == ApiVersion::V2 {
             return Err(Error::NotSupported);
@@ -112,25 +113,22 @@ impl Participants {
         let participants = self.clone();
         let write = move |agreement: Agreement| async move {
             let twilio = &participants.twilio;
-            let current = if key.is_identity() {
-                Some(twilio.fetch(&key, twilio.budget(deadline)).await?)
-            } else {
-                None
-            };
+            let current =
+                if key.is_identity() { Some(twilio.fetch(&key, twilio.budget(call)).await?) } else { None };
             let key = by_id(key, current.as_ref())?;
-            let result = twilio.delete(&key, webhook_enabled, twilio.budget(deadline), &agreement).await;
+            let result = twilio.delete(&key, webhook_enabled, twilio.budget(call), &agreement).await;
             let result = result.map_err(Error::from);
             participants.forget(&key.conversation, &[current.as_ref()], &[], &result).await;
             result
         };
-        self.detached(deadline, write).await
+        self.detached(call, write).await
     }
 
     /// Runs a write in a task of its own: once it was sent, neither a caller that goes away nor its deadline may cut it,
     /// and the cache has to forget when it ends. Before that, the deadline gives it up.
     pub(super) async fn detached<T, F>(
         &self,
-        deadline: Instant,
+        call: Call,
         write: impl FnOnce(Agreement) -> F,
     ) -> Result<T, Error>
     where
@@ -148,9 +146,9 @@ impl Participants {
         };
         let task = self.tasks.spawn(task.in_current_span());
         let caller = Caller(agreement);
-        match timeout_at(deadline, task).await {
+        match timeout_at(call.deadline, task).await {
             // A wait for credentials that the deadline ended, too.
-            Ok(Ok(Err(error))) if error.nothing_was_done() && Instant::now() >= deadline => {
+            Ok(Ok(Err(error))) if error.nothing_was_done() && Instant::now() >= call.deadline => {
                 Err(Error::Deadline { sent: false })
             }
             Ok(Ok(result)) => result,

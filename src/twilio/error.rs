@@ -64,6 +64,10 @@ pub enum Cause {
     NoToken(NoToken),
     /// The request never left: nobody waits for what it writes any more.
     GivenUp,
+    /// The request never left: Twilio fails, and is left alone until it is tried again, after this time.
+    CircuitOpen(Duration),
+    /// The request never left: the account has enough of them under way; a place may be free after this time.
+    Overloaded(Duration),
     /// The request never left: connection refused, name not resolved, TLS failed.
     NotSent(reqwest::Error),
     /// The connection broke after the request was, or may have been, sent.
@@ -172,6 +176,7 @@ impl Error {
     pub fn retry_after(&self) -> Option<Duration> {
         match &self.cause {
             Cause::Answered(problem) => problem.retry_after,
+            Cause::CircuitOpen(wait) | Cause::Overloaded(wait) => Some(*wait),
             Cause::NoToken(_)
             | Cause::GivenUp
             | Cause::NotSent(_)
@@ -193,6 +198,8 @@ impl Error {
             }
             Cause::NoToken(NoToken::Refused(_))
             | Cause::GivenUp
+            | Cause::CircuitOpen(_)
+            | Cause::Overloaded(_)
             | Cause::Broken(_)
             | Cause::Unsupported(_) => false,
         }
@@ -204,7 +211,12 @@ impl Error {
             Cause::Answered(problem) => problem.status.is_server_error() && !problem.is_unprocessed(),
             // The answer may be broken, but it is one.
             Cause::Cut(_) | Cause::TimedOut | Cause::Broken(_) => true,
-            Cause::NoToken(_) | Cause::GivenUp | Cause::NotSent(_) | Cause::Unsupported(_) => false,
+            Cause::NoToken(_)
+            | Cause::GivenUp
+            | Cause::CircuitOpen(_)
+            | Cause::Overloaded(_)
+            | Cause::NotSent(_)
+            | Cause::Unsupported(_) => false,
         }
     }
 
@@ -223,6 +235,8 @@ impl Error {
             | Cause::NotSent(_)
             | Cause::NoToken(_)
             | Cause::GivenUp
+            | Cause::CircuitOpen(_)
+            | Cause::Overloaded(_)
             | Cause::Unsupported(_) => false,
         }
     }
@@ -230,7 +244,11 @@ impl Error {
     /// Whether Twilio is sure to have done nothing, for a reason that passes: a write with a request id can be repeated with it.
     pub fn nothing_was_done(&self) -> bool {
         match &self.cause {
-            Cause::NotSent(_) | Cause::NoToken(_) | Cause::GivenUp => true,
+            Cause::NotSent(_)
+            | Cause::NoToken(_)
+            | Cause::GivenUp
+            | Cause::CircuitOpen(_)
+            | Cause::Overloaded(_) => true,
             Cause::Answered(problem) => {
                 let is_refused_login =
                     matches!(problem.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
@@ -251,6 +269,8 @@ impl Error {
             Cause::Answered(problem) => problem.is_not_found(),
             Cause::NoToken(_)
             | Cause::GivenUp
+            | Cause::CircuitOpen(_)
+            | Cause::Overloaded(_)
             | Cause::NotSent(_)
             | Cause::Cut(_)
             | Cause::TimedOut
@@ -272,6 +292,8 @@ impl Cause {
             Self::Answered(_) => "answered",
             Self::NoToken(_) => "no_token",
             Self::GivenUp => "given_up",
+            Self::CircuitOpen(_) => "circuit_open",
+            Self::Overloaded(_) => "overloaded",
             Self::NotSent(_) => "not_sent",
             Self::Cut(_) => "cut",
             Self::TimedOut => "timed_out",
@@ -292,6 +314,8 @@ impl fmt::Display for Error {
             }
             Cause::NoToken(why) => write!(f, "no access token: {why}"),
             Cause::GivenUp => f.write_str("nobody waits for it any more"),
+            Cause::CircuitOpen(_) => f.write_str("Twilio fails, and is left alone for now"),
+            Cause::Overloaded(_) => f.write_str("the account has too many requests under way"),
             Cause::NotSent(_) => f.write_str("no connection"),
             Cause::Cut(_) => f.write_str("the connection broke"),
             Cause::TimedOut => f.write_str("no answer in time"),
@@ -308,6 +332,8 @@ impl StdError for Error {
             Cause::Answered(_)
             | Cause::NoToken(_)
             | Cause::GivenUp
+            | Cause::CircuitOpen(_)
+            | Cause::Overloaded(_)
             | Cause::TimedOut
             | Cause::Broken(_)
             | Cause::Unsupported(_) => None,

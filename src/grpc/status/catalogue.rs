@@ -94,7 +94,7 @@ pub fn reasons() -> String {
     for row in TABLE.iter().filter(|row| told.insert(row.reason.as_str())) {
         let retry = match row.reason.retry() {
             Retry::Untold => "–",
-            Retry::Wait => "after the wait in `RetryInfo`: Twilio's, or 1 s",
+            Retry::Wait => "after the wait in `RetryInfo`: Twilio's or the gateway's, or 1 s",
             Retry::WaitIfAsked => "after the wait in `RetryInfo`, where Twilio asks for one",
             Retry::Never => "`grpc-retry-pushback-ms: -1`",
             Retry::NeverOnceSent => "`grpc-retry-pushback-ms: -1` where a write was sent",

@@ -43,6 +43,10 @@ pub enum Reason {
     UpstreamForbidden,
     /// Twilio could not be reached, or failed.
     UpstreamUnavailable,
+    /// Twilio fails, and the gateway leaves it alone for now.
+    CircuitOpen,
+    /// The gateway, or one account of it, has as many calls as it can have.
+    LocalConcurrency,
     /// A write may or may not have taken effect.
     WriteOutcomeUnknown,
     /// The caller's deadline passed.
@@ -77,6 +81,8 @@ impl Reason {
             Self::UpstreamCredentialsRejected => "UPSTREAM_CREDENTIALS_REJECTED",
             Self::UpstreamForbidden => "UPSTREAM_FORBIDDEN",
             Self::UpstreamUnavailable => "UPSTREAM_UNAVAILABLE",
+            Self::CircuitOpen => "CIRCUIT_OPEN",
+            Self::LocalConcurrency => "LOCAL_CONCURRENCY",
             Self::WriteOutcomeUnknown => "WRITE_OUTCOME_UNKNOWN",
             Self::Deadline => "DEADLINE",
             Self::UpstreamContractBroken => "UPSTREAM_CONTRACT_BROKEN",
@@ -88,7 +94,7 @@ impl Reason {
     /// What the error tells clients and meshes about repeating the call.
     pub fn retry(self) -> Retry {
         match self {
-            Self::UpstreamThrottled => Retry::Wait,
+            Self::UpstreamThrottled | Self::CircuitOpen | Self::LocalConcurrency => Retry::Wait,
             Self::UpstreamUnavailable => Retry::WaitIfAsked,
             // A bug: a write may have been sent, and no repetition mends it.
             Self::WriteOutcomeUnknown | Self::Internal => Retry::Never,
@@ -135,6 +141,12 @@ impl Reason {
             Self::UpstreamThrottled => "wait as long as `RetryInfo` says",
             Self::UpstreamLimit => "a limit on how many there may be; waiting does not help",
             Self::UpstreamUnavailable => "repeat, with backoff; look at Twilio's status",
+            Self::CircuitOpen => {
+                "nothing was sent; wait as long as `RetryInfo` says; on-call: look at Twilio's status"
+            }
+            Self::LocalConcurrency => {
+                "nothing was sent; wait as long as `RetryInfo` says, and ask less at once"
+            }
             Self::ShuttingDown => "repeat: another replica answers",
             Self::WriteOutcomeUnknown => {
                 "the gateway has looked and could not tell: read before repeating, the write may still take effect"
@@ -155,7 +167,7 @@ impl Reason {
 pub enum Retry {
     /// Nothing.
     Untold,
-    /// `RetryInfo`: the wait that Twilio asks for, or a second.
+    /// `RetryInfo`: the wait that Twilio asks for, or the gateway, or a second.
     Wait,
     /// `RetryInfo` where Twilio asks for a wait.
     WaitIfAsked,
@@ -385,6 +397,16 @@ pub const TABLE: &[Row] = &[
         twilio_codes: &[],
         statuses: &[(408, 408), (500, 599)],
     },
+    ours(
+        Reason::CircuitOpen,
+        Code::Unavailable,
+        "Twilio fails and is left alone for now; nothing was sent, call again later",
+    ),
+    ours(
+        Reason::LocalConcurrency,
+        Code::ResourceExhausted,
+        "the gateway has as many calls under way as it can have; nothing was sent, call again later",
+    ),
     ours(Reason::Deadline, Code::DeadlineExceeded, "the call's deadline passed"),
     ours(Reason::ShuttingDown, Code::Unavailable, "the gateway is stopping; call again"),
     ours(Reason::Internal, Code::Internal, "the gateway failed; its log says more"),
@@ -459,6 +481,8 @@ mod tests {
             Reason::UpstreamCredentialsRejected,
             Reason::UpstreamForbidden,
             Reason::UpstreamUnavailable,
+            Reason::CircuitOpen,
+            Reason::LocalConcurrency,
             Reason::WriteOutcomeUnknown,
             Reason::Deadline,
             Reason::UpstreamContractBroken,
