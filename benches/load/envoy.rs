@@ -8,6 +8,7 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use crate::client::{Call, ask};
+use crate::gateway::TIMEOUT;
 use crate::process::Process;
 
 const GET: &str = "/benchmark.Conversations/GetParticipant";
@@ -34,7 +35,8 @@ struct Participant {
 pub(crate) async fn checked(envoy: &Process, conversation: &str, participant: &str) -> Call {
     let request =
         GetParticipantRequest { conversation_sid: conversation.into(), participant_sid: participant.into() };
-    let call = Call { path: GET, request: request.encode_to_vec().into(), answer: Bytes::new() };
+    let call =
+        Call { path: GET, request: request.encode_to_vec().into(), answer: Bytes::new(), timeout: TIMEOUT };
     let answer = ask(envoy.address, &call).await;
     let decoded = Participant::decode(answer.clone()).expect("a message");
     assert_eq!(decoded.sid, participant);

@@ -148,11 +148,12 @@ fn pinned(core: usize) -> Command {
 }
 
 impl Process {
-    pub(crate) fn resident_kib(&self) -> f64 {
+    pub(crate) fn resident_bytes(&self) -> f64 {
         let path = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(path).expect("/proc");
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident size");
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+        let kib = line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok());
+        kib.expect("a number") * 1024.0
     }
 
     /// On the processor so far, to the nanosecond, of its threads: those that call for so much do not end before it does.

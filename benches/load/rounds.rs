@@ -2,25 +2,13 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use participant_gateway::proto::{
-    ConversationRef, GetParticipantRequest, GetParticipantResponse, ReadOptions,
-};
-use prost::Message as _;
-
-use crate::client::{CONNECTIONS, Call, Client, ask};
+use crate::client::{CONNECTIONS, Call, Client};
 use crate::envoy;
+use crate::gateway::{CACHED, CONVERSATION, Read, checked, participant, telemetry};
 use crate::process::{Cores, Process};
-
-const CONVERSATION: &str = "CH00000000000000000000000000000001";
-const PARTICIPANT: &str = "MB00000000000000000000000000000001";
-const GET: &str = "/participant.v1.ParticipantService/GetParticipant";
 
 /// No candidate is near its limit at the fixed rate: it is this part of what the slowest of the section manages.
 const PART_OF_PEAK: f64 = 0.5;
-
-/// A cache that keeps what it has for longer than the benchmark takes.
-const CACHED: [(&str, &str); 2] = [("GATEWAY_CACHE_TTL", "5h"), ("GATEWAY_CACHE_TTL_WITHOUT_EVENTS", "5h")];
 
 const OFF: &str = "gateway, telemetry off";
 const ON: &str = "gateway, metrics, traces of 1 %";
@@ -52,7 +40,7 @@ struct Candidate {
 pub(crate) struct Measured {
     pub(crate) name: &'static str,
     pub(crate) rounds: Vec<Round>,
-    pub(crate) resident_kib: f64,
+    pub(crate) resident_mib: f64,
 }
 
 /// What one round told of a candidate. Times are in microseconds.
@@ -69,44 +57,6 @@ pub(crate) struct Round {
     pub(crate) p50: f64,
     pub(crate) p99: f64,
     pub(crate) p999: f64,
-}
-
-/// The gateway's read, from the cache or past it.
-fn get(is_cached: bool) -> GetParticipantRequest {
-    let conversation = ConversationRef { conversation_id: CONVERSATION.into(), ..Default::default() };
-    let past_the_cache = ReadOptions { max_age: Some(prost_types::Duration::default()) };
-    GetParticipantRequest {
-        conversation: Some(conversation),
-        participant_id: PARTICIPANT.into(),
-        read_options: (!is_cached).then_some(past_the_cache),
-    }
-}
-
-/// The call, and the whole answer that it had once.
-async fn checked(gateway: &Process, is_cached: bool) -> (Call, Bytes) {
-    let request = get(is_cached).encode_to_vec().into();
-    let mut call = Call { path: GET, request, answer: Bytes::new() };
-    // The first fills the cache.
-    ask(gateway.address, &call).await;
-    let answer = ask(gateway.address, &call).await;
-    let decoded = GetParticipantResponse::decode(answer.clone()).expect("a message");
-    let participant = decoded.participant.clone().expect("a participant");
-    assert_eq!((participant.id.as_str(), participant.conversation_id.as_str()), (PARTICIPANT, CONVERSATION));
-    assert!(participant.encoded_len() > 300, "the answer is not the one that is meant");
-    // What is told beside the participant differs from call to call.
-    call.answer = GetParticipantResponse { read_info: None, ..decoded }.encode_to_vec().into();
-    (call, answer)
-}
-
-/// Traces of 1 %, and metrics beside them, to this collector.
-fn telemetry(sink: &str) -> [(&str, &str); 5] {
-    [
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", sink),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
-        ("OTEL_METRIC_EXPORT_INTERVAL", "5000"),
-        ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
-        ("OTEL_TRACES_SAMPLER_ARG", "0.01"),
-    ]
 }
 
 /// One section after the other. `envoy` is the binary, where there is one.
@@ -127,8 +77,8 @@ pub(crate) async fn run(cores: Cores, effort: Effort, envoy: Option<&str>) -> Ve
 async fn cached(cores: Cores, effort: Effort) -> Section {
     let (upstream, sink) = (cores.upstream(Duration::ZERO), cores.sink());
     let (off, on) = gateways(cores, &upstream, &sink);
-    let (call, answer) = checked(&off, true).await;
-    checked(&on, true).await;
+    let (call, answer) = checked(&off, Read::Cached).await;
+    checked(&on, Read::Cached).await;
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), answer).expect("it is written");
     let bare = Candidate::new("bare tonic", cores.bare(file.path()), &call).await;
@@ -144,11 +94,11 @@ async fn uncached(
 ) -> Section {
     let (upstream, sink) = (cores.upstream(delay), cores.sink());
     let (off, on) = gateways(cores, &upstream, &sink);
-    let (call, _) = checked(&off, false).await;
+    let (call, _) = checked(&off, Read::PastTheCache).await;
     let mut candidates = Vec::new();
     if let Some(binary) = envoy {
         let process = cores.envoy(binary, &upstream);
-        let call = envoy::checked(&process, CONVERSATION, PARTICIPANT).await;
+        let call = envoy::checked(&process, CONVERSATION, &participant(1)).await;
         candidates.push(Candidate::new("Envoy, reverse transcoder", process, &call).await);
     }
     candidates.push(Candidate::new(OFF, off, &call).await);
@@ -186,7 +136,7 @@ async fn measure(title: &'static str, candidates: Vec<Candidate>, effort: Effort
     let measured = candidates.into_iter().zip(rounds).map(|(candidate, rounds)| Measured {
         name: candidate.name,
         rounds,
-        resident_kib: candidate.process.resident_kib(),
+        resident_mib: candidate.process.resident_bytes() / 1024.0 / 1024.0,
     });
     Section { title, rate, measured: measured.collect() }
 }
