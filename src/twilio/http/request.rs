@@ -48,11 +48,9 @@ pub(in crate::twilio) struct Request {
 pub(in crate::twilio) struct Peer {
     pub(in crate::twilio) sign_in: Arc<SignIn>,
     pub(in crate::twilio) breaker: Arc<Breaker>,
-    /// That of the account, because Twilio counts what both its APIs have under way.
-    pub(in crate::twilio) governor: Arc<Governor>,
     /// That of the account.
     pub(in crate::twilio) retries: Arc<RetryBudget>,
-    /// That of the account.
+    /// That of the account, because Twilio counts what both its APIs have under way.
     pub(in crate::twilio) governor: Arc<Governor>,
 }
 
