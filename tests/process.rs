@@ -1125,6 +1125,13 @@ async fn without_files_it_waits_and_goes_on_as_soon_as_there_are_some() {
     for _ in 0..2 * FILES {
         taken.push(TcpStream::connect(ready.admin).await.unwrap());
     }
+    let files = format!("/proc/{}/fd", gateway.child.id());
+    let all_taken = async {
+        while std::fs::read_dir(&files).unwrap().count() < FILES {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, all_taken).await.expect("the admin listener takes what there is");
     let mut waiting = TcpStream::connect(ready.grpc).await.unwrap();
     gateway.err.until("gRPC listener cannot accept").await;
     let (before, began) = (ticks(&gateway), Instant::now());

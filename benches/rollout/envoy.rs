@@ -2,7 +2,7 @@
 //! in its place, twenty times over, at a fixed rate of calls, of which nobody repeats any: neither Envoy nor the client.
 
 use std::fmt::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -91,9 +91,14 @@ async fn rollout(binary: &Path, drain_delay: &'static str, rounds: usize) -> Rol
     rollout
 }
 
-/// A port that is free now; nobody else is told of it.
+/// A port that is free now, and that no outgoing connection is given while a replica is away: Linux gives those from 32768 on.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+    loop {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(20_000..30_000)));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// At a fixed rate, whether or not earlier calls have ended; it ends when all have.

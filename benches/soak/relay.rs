@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 
 use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+const BACKLOG: u32 = 1024;
 
 /// Passes connections on; dropped, all of them end.
 pub(crate) struct Relay {
@@ -26,41 +28,40 @@ impl Relay {
 
     /// As if the process behind it had been killed: what is connected breaks, nobody can connect.
     pub(crate) fn take_down(&self) {
-        self.is_up.send_replace(false);
+        self.is_up.send(false).expect("it runs");
     }
 
     /// Breaks what is connected; who connects again, can.
     pub(crate) fn cut(&self) {
-        self.is_up.send_replace(true);
+        self.is_up.send(true).expect("it runs");
     }
 }
 
-async fn run(first: TcpListener, target: SocketAddr, mut is_up: watch::Receiver<bool>) {
-    let address = first.local_addr().expect("an address");
-    let mut listener = Some(first);
+async fn run(mut listener: TcpListener, target: SocketAddr, mut is_up: watch::Receiver<bool>) {
+    let address = listener.local_addr().expect("an address");
     loop {
-        if *is_up.borrow_and_update() {
-            let bound = match listener.take() {
-                Some(bound) => bound,
-                None => TcpListener::bind(address).await.expect("the port is still free"),
-            };
-            serve(bound, target, &mut is_up).await;
-        } else if is_up.changed().await.is_err() {
+        serve(&listener, target, &mut is_up).await;
+        if *is_up.borrow() {
+            continue;
+        }
+        drop(listener);
+        // Bound and not listening: who connects is refused, and nobody else gets the port.
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("an option");
+        socket.bind(address).expect("the port is still free");
+        if is_up.wait_for(|is_up| *is_up).await.is_err() {
             return;
         }
+        listener = socket.listen(BACKLOG).expect("it listens");
     }
 }
 
 /// Until the next change; what is connected ends with it.
-async fn serve(listener: TcpListener, target: SocketAddr, is_up: &mut watch::Receiver<bool>) {
+async fn serve(listener: &TcpListener, target: SocketAddr, is_up: &mut watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            _ = is_up.changed() => {
-                // Marked as not seen, so that the caller looks at it.
-                is_up.mark_changed();
-                return;
-            }
+            _ = is_up.changed() => return,
             Ok((client, _)) = listener.accept() => {
                 connections.spawn(pass_on(client, target));
             }
