@@ -50,12 +50,14 @@ def field(number: int, value: bytes | str) -> bytes:
     return bytes([number << 3 | 2, len(value)]) + value
 
 
+# One who is read, and one who is written. What a write has touched, the whole conversation, is not told as it was.
 ALICE = field(1, field(1, "CH00000000000000000000000000000001")) + field(2, "MB00000000000000000000000000000001")
+NOOR = field(1, field(1, "conv_conversation_00000000000000000000000001")) + field(2, "conv_participant_00000000000000000000000001")
 # Method, message, calls a second, how many callers do that, one call at a time.
 LOAD = [
     ("GetParticipant", ALICE, 50, 4),
     ("GetParticipant", ALICE + field(3, field(1, b"")), 5, 8),
-    ("UpdateParticipant", ALICE + field(3, field(11, "{}")) + field(4, field(1, "attributes")), 1, 2),
+    ("UpdateParticipant", NOOR + field(3, field(6, "Noor")) + field(4, field(1, "display_name")), 1, 2),
 ]
 
 
