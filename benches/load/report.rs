@@ -104,11 +104,12 @@ fn table(section: &Section) -> String {
         }
         text += " |\n";
     }
-    text += "| resident afterwards, MiB";
-    for candidate in &section.measured {
-        write!(text, " | {:.1}", candidate.resident_mib).expect("a string takes all");
-    }
-    text + " |\n"
+    let row = |name: &str, figure: fn(&Measured) -> String| {
+        let cells: Vec<String> = section.measured.iter().map(figure).collect();
+        format!("| {name} | {} |\n", cells.join(" | "))
+    };
+    text += &row("resident afterwards, MiB", |one| format!("{:.1}", one.resident_mib));
+    text + &row("calls that failed", |one| number(one.rounds.iter().map(|round| round.failed).sum()))
 }
 
 /// The part about start and memory.
