@@ -47,7 +47,7 @@ pub(crate) enum Status {
 /// What became of some calls.
 pub(crate) struct Load {
     /// Those that failed among them.
-    pub(crate) calls: u64,
+    calls: u64,
     pub(crate) failed: u64,
     pub(crate) seconds: f64,
     times: Histogram<u64>,
@@ -276,6 +276,11 @@ impl Notes {
 }
 
 impl Load {
+    /// How many were answered as they should.
+    pub(crate) fn good(&self) -> u64 {
+        self.calls - self.failed
+    }
+
     /// Of so many of a hundred, in microseconds.
     pub(crate) fn micros(&self, percentile: f64) -> f64 {
         self.times.value_at_percentile(percentile) as f64 / 1000.0

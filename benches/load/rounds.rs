@@ -151,7 +151,7 @@ impl Candidate {
 
     async fn peak(&self, length: Duration) -> f64 {
         let load = self.client.saturate(length).await;
-        load.calls as f64 / load.seconds
+        load.good() as f64 / load.seconds
     }
 
     async fn round(&self, length: Duration, rate: f64) -> Round {
@@ -164,12 +164,12 @@ impl Candidate {
         let end = self.process.cpu_seconds();
         let micros_a_call = |cpu: f64, calls: u64| cpu * 1e6 / calls as f64;
         Round {
-            calls_a_second: full.calls as f64 / full.seconds,
-            calls_a_cpu_second: full.calls as f64 / (after_full - start),
+            calls_a_second: full.good() as f64 / full.seconds,
+            calls_a_cpu_second: full.good() as f64 / (after_full - start),
             p99_at_peak: full.micros(99.0),
             alone_p50: alone.micros(50.0),
-            alone_cpu: micros_a_call(after_alone - after_full, alone.calls),
-            cpu: micros_a_call(end - after_alone, open.calls),
+            alone_cpu: micros_a_call(after_alone - after_full, alone.good()),
+            cpu: micros_a_call(end - after_alone, open.good()),
             p50: open.micros(50.0),
             p99: open.micros(99.0),
             p999: open.micros(99.9),
