@@ -18,11 +18,11 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use participant_gateway::config::{self, Command, Config, Upstream};
-use participant_gateway::grpc::{self, CallLayer};
+use participant_gateway::grpc::{self, CallLimits, CallService, Calls};
 use participant_gateway::ids::{
     Accounts, ApiVersion, Call, CallerId, Conversation, ParticipantKey, Segment, route,
 };
-use participant_gateway::participants::{Cursor, Feed, Freshness, PageTokens, Participants};
+use participant_gateway::participants::{Cursor, Feed, Freshness, PageTokens, Participants, Tolerance};
 use participant_gateway::proto::{
     CacheStatus, ConversationRef, GetParticipantRequest, GetParticipantResponse, ReadInfo,
 };
@@ -35,7 +35,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
-use tower::Layer as _;
+use tonic::service::Routes;
+use tower::Service as _;
 
 const CONVERSATION: &str = "CH00000000000000000000000000000001";
 const PARTICIPANT: &str = "MB00000000000000000000000000000001";
@@ -92,15 +93,17 @@ fn hits(criterion: &mut Criterion) {
     let participants = runtime.block_on(async { participants(&config, &account) });
     let (key, call) = (key(&account), call());
     criterion.bench_function("cache hit/participants", |bencher| {
-        bencher
-            .to_async(&runtime)
-            .iter(|| async { participants.get(key.clone(), None, call).await.expect("a participant") });
+        bencher.to_async(&runtime).iter(|| async {
+            participants.get(key.clone(), Tolerance::default(), call).await.expect("a participant")
+        });
     });
     let (metrics, end) = (Metrics::new(None).expect("metrics"), CancellationToken::new());
-    let layer = CallLayer::new(config.call_timeout, end, metrics, config.log.calls);
+    let limits = CallLimits { longest: config.call_timeout, in_flight: usize::MAX, watchers: usize::MAX };
+    let calls = Calls::new(limits, end, metrics, config.log.calls);
     let accounts = Accounts::new(account.id.clone(), []);
-    let service = layer.layer(grpc::service(participants, accounts, config.watch.heartbeat));
-    whole_call(criterion, "cache hit/call", &runtime, &service);
+    let service = grpc::service(participants, accounts, config.watch.heartbeat);
+    let service = CallService::new(calls, service, Routes::default());
+    whole_call(criterion, "cache hit/call", &runtime, |request| service.call(request));
 }
 
 /// What tonic takes of such a call: the answer is there.
@@ -108,27 +111,32 @@ fn bare_call(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let (config, account) = configured(&twilio());
     let answer = runtime.block_on(answer(&config, &account));
-    whole_call(criterion, "bare tonic/call", &runtime, &bare::service(answer));
+    let service = bare::service(answer);
+    whole_call(criterion, "bare tonic/call", &runtime, |request| service.clone().call(request));
 }
 
-fn whole_call<S>(criterion: &mut Criterion, name: &str, runtime: &Runtime, service: &S)
-where
-    S: tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
+fn whole_call<F, B>(
+    criterion: &mut Criterion,
+    name: &str,
+    runtime: &Runtime,
+    call: impl Fn(Request<Body>) -> F,
+) where
+    F: Future<Output = Result<Response<B>, Infallible>>,
+    B: http_body::Body<Data: Send, Error: std::fmt::Debug>,
 {
     let message = request().encode_to_vec();
     let head = [0, 0, 0, 0, u8::try_from(message.len()).expect("a short message")];
     let frame = Bytes::from([head.as_slice(), &message].concat());
     criterion.bench_function(name, |bencher| {
         bencher.to_async(runtime).iter(|| {
-            let (mut service, body) = (service.clone(), Body::new(Full::new(frame.clone())));
+            let request = Request::post("http://gateway/participant.v1.ParticipantService/GetParticipant")
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .body(Body::new(Full::new(frame.clone())))
+                .expect("a request");
+            let answering = call(request);
             async move {
-                let request =
-                    Request::post("http://gateway/participant.v1.ParticipantService/GetParticipant")
-                        .header("content-type", "application/grpc")
-                        .header("te", "trailers")
-                        .body(body)
-                        .expect("a request");
-                let response = service.call(request).await.expect("an answer");
+                let response = answering.await.expect("an answer");
                 let body = response.into_body().collect().await.expect("a body");
                 assert!(body.trailers().is_some_and(|trailers| trailers["grpc-status"] == "0"));
             }
@@ -186,7 +194,7 @@ fn participants(config: &Config, account: &Account) -> Participants {
 /// To a read that had to ask Twilio.
 async fn answer(config: &Config, account: &Account) -> GetParticipantResponse {
     let participants = participants(config, account);
-    let read = participants.get(key(account), None, call()).await.expect("a participant");
+    let read = participants.get(key(account), Tolerance::default(), call()).await.expect("a participant");
     let read_info =
         ReadInfo { cache_status: CacheStatus::Miss.into(), fetch_time: Some(read.fetched.into()) };
     GetParticipantResponse { participant: Some((*read.value).clone()), read_info: Some(read_info) }

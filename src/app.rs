@@ -1,6 +1,8 @@
 //! Assembly: from the configuration to bound listeners, and from those to a clean end.
 
+mod accept;
 mod admin;
+mod connections;
 mod events;
 mod greeting;
 mod public;
@@ -23,7 +25,6 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::server::NamedService as _;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tracing::{info, warn};
@@ -32,11 +33,11 @@ use url::Url;
 pub use greeting::greeting;
 pub use signals::Signals;
 
-use crate::config::{Bus, Config, Drain, Upstream};
+use crate::config::{Bus, Config, Connections, Drain, Upstream};
 use crate::events::webhook::{PublicUrlError, TIME_LIMIT};
 #[cfg(feature = "kinesis")]
 use crate::events::{Receiver, kinesis};
-use crate::grpc::{self, CallLayer, Service};
+use crate::grpc::{self, CallLimits, Calls, Service};
 use crate::ids::{AccountId, Accounts};
 use crate::participants::{Feed, Freshness, PageTokens, Participants};
 use crate::proto::participant_service_server::ParticipantServiceServer;
@@ -44,6 +45,7 @@ use crate::sandbox::{self, Sandbox};
 use crate::telemetry::{LogFilter, Metrics, MetricsError, Telemetry};
 use crate::twilio::{self, Account, Credentials, Secret, Twilio};
 use admin::Readiness;
+use connections::Front;
 
 /// Names the service in the health protocol.
 pub const SERVICE_NAME: &str = ParticipantServiceServer::<Service>::NAME;
@@ -125,7 +127,7 @@ pub struct Addresses {
 pub struct App {
     addresses: Addresses,
     grpc: TcpListener,
-    router: server::Router,
+    front: Front,
     admin: TcpListener,
     events: Option<(TcpListener, axum::Router)>,
     sandbox: Option<Sandbox>,
@@ -135,7 +137,7 @@ pub struct App {
     /// Secrets of files that nobody else reads again, and how often they are read.
     files: Vec<Secret>,
     reload_interval: Duration,
-    calls: CallLayer,
+    calls: Calls,
     health: HealthReporter,
     ready_file: Option<PathBuf>,
     drain: Drain,
@@ -165,6 +167,9 @@ impl App {
             bus,
             page_token_key,
             call_timeout,
+            calls_in_flight,
+            watchers,
+            connections,
             drain,
             log,
             export,
@@ -220,14 +225,20 @@ impl App {
         let files = accounts.iter().flat_map(Account::spare_tokens).chain(&page_token_key);
         let files = files.filter(|secret| secret.is_file()).cloned().collect();
 
-        let calls = CallLayer::new(call_timeout, end_streams.clone(), metrics.clone(), log.calls);
+        let limits = CallLimits { longest: call_timeout, in_flight: calls_in_flight, watchers };
+        let calls = Calls::new(limits, end_streams.clone(), metrics.clone(), log.calls);
         let (health, health_service) = tonic_health::server::health_reporter();
         let service = grpc::service(participants.clone(), known, watch.heartbeat);
-        let router = server::router(calls.clone(), service, health_service)?;
+        let front = Front {
+            service: server::services(calls.clone(), service, health_service)?,
+            limits: within_files(connections),
+            patience: call_timeout,
+            metrics: metrics.clone(),
+        };
         Ok(Self {
             addresses,
             grpc,
-            router,
+            front,
             admin,
             events,
             sandbox,
@@ -296,12 +307,7 @@ impl App {
             events.spawn(ending("the events listener", serving));
         }
         let mut grpc = JoinSet::new();
-        let incoming = TcpIncoming::from(self.grpc).with_nodelay(Some(true));
-        let goaway_wanted = goaway.clone().cancelled_owned();
-        grpc.spawn(ending(
-            "the gRPC listener",
-            self.router.serve_with_incoming_shutdown(incoming, goaway_wanted),
-        ));
+        grpc.spawn(ending("the gRPC listener", self.front.serve(self.grpc, goaway.clone())));
 
         health.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
         readiness.set(true);
@@ -327,7 +333,8 @@ impl App {
         info!(timeout = ?self.drain.timeout, calls = self.calls.in_flight(), "draining");
         self.end_streams.cancel();
         goaway.cancel();
-        drain(grpc, events, &self.tasks, &self.calls, self.drain.timeout).await;
+        let cut = drain(grpc, events, &self.tasks, &self.calls, self.drain.timeout).await;
+        self.metrics.calls_cut(cut);
         tokio::join!(self.participants.flush(), self.metrics.flush());
         end.cancel();
         Ok(())
@@ -335,14 +342,14 @@ impl App {
 }
 
 /// Waits for the calls and the deliveries in flight and for the writes that outlived their calls; when the time is up, cuts
-/// them.
+/// them: how many calls that are.
 async fn drain(
     mut grpc: JoinSet<Ended>,
     mut events: JoinSet<Ended>,
     tasks: &TaskTracker,
-    calls: &CallLayer,
+    calls: &Calls,
     limit: Duration,
-) {
+) -> usize {
     tasks.close();
     // No delivery takes longer, nor does it to hand the reading of Kinesis over; what is left are connections that never spoke.
     let deliveries = timeout(TIME_LIMIT, async { while events.join_next().await.is_some() {} });
@@ -355,13 +362,15 @@ async fn drain(
         tasks.wait().await;
     };
     match timeout(limit, async { tokio::join!(calls_and_writes, deliveries) }).await {
-        Ok(_) => info!("drained"),
-        // tonic waits for connections, too: one that never speaks would keep the process for ever.
-        Err(_) => warn!(
-            calls = calls.in_flight(),
-            writes_and_loads = tasks.len(),
-            "drain timeout: cut what was left"
-        ),
+        Ok(_) => {
+            info!("drained");
+            0
+        }
+        Err(_) => {
+            let cut = calls.in_flight();
+            warn!(calls = cut, writes_and_loads = tasks.len(), "drain timeout: cut what was left");
+            cut
+        }
     }
 }
 
@@ -378,6 +387,18 @@ fn ended_early(ended: Result<Ended, JoinError>) -> RunError {
         }
         Err(error) => RunError::Ended { what: "a task", reason: error.to_string() },
     }
+}
+
+/// So many connections as there are files for.
+fn within_files(connections: Connections) -> Connections {
+    let Some(most) = connections::files_allow().filter(|most| *most < connections.max) else {
+        return connections;
+    };
+    info!(
+        connections = most,
+        "fewer connections than connections.max: half of the files that the process may open"
+    );
+    Connections { max: most, ..connections }
 }
 
 async fn bind(

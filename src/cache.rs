@@ -1,5 +1,6 @@
 //! A read-through store: single-flight loads that outlive their callers, and generations, so that what was forgotten can
-//! neither come back nor be joined.
+//! neither come back nor be joined. What is past its lifetime is kept for a while, to be served while it is refreshed, or
+//! where no load can serve.
 //!
 //! moka alone keeps a stale value when an entry is invalidated while its load is under way. So the key that is looked up
 //! carries the generation of its conversation, and to forget is to count it up: an older load ends under a key that
@@ -7,26 +8,34 @@
 
 mod aliases;
 mod generations;
+mod key;
 mod outcomes;
+mod refresh;
+mod staleness;
 
 use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use moka::Expiry;
 use moka::future::Cache as Moka;
 use moka::policy::EvictionPolicy;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, info_span};
 
 pub use aliases::Aliases;
+pub use key::{Item, Key, Scope};
 pub use outcomes::{Claim, Kept, Outcomes, Settled, Slot};
+pub use staleness::Wanted;
 
-use crate::ids::{AccountId, Conversation, Person, PersonKey, Segment};
+use crate::ids::{AccountId, Conversation, Person, Segment};
 use crate::proto::CacheStatus;
 use crate::telemetry::{Metrics, Origin};
 use generations::Generations;
+use refresh::Refreshes;
+use staleness::{Asked, Stored, Verdict, timed};
 
 /// moka drops expired entries when it is used; an idle cache would hold PII past its lifetime.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -34,8 +43,10 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Bounds of the store.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Lifetime of what was found; also the largest `max_age` that means anything.
+    /// Lifetime of what was found; zero turns the cache off.
     pub ttl: Duration,
+    /// For so long after it, what was found is kept to be served stale.
+    pub grace: Duration,
     /// Lifetime of "there is none".
     pub negative_ttl: Duration,
     /// The store's whole weight, in bytes by estimate.
@@ -51,47 +62,6 @@ pub struct Traits<V> {
     pub is_negative: fn(&V) -> bool,
 }
 
-/// What is looked up. A struct and no joined text, so that no two ids can collide, and with the account in it, so that
-/// nothing of one account is served to another.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Key {
-    scope: Scope,
-    item: Item,
-    generation: u64,
-}
-
-/// What an item belongs to, and is forgotten with.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Scope {
-    /// A conversation: its participants and their pages.
-    Conversation(Conversation),
-    /// A person: the pages of their conversations.
-    Person(PersonKey),
-}
-
-/// What of a scope is looked up.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Item {
-    /// A participant by its id, or by the identity that stands in its place.
-    Participant(Segment),
-    /// A page by its size and where it begins.
-    Page {
-        /// At most so many items.
-        size: u32,
-        /// The upstream's own page number and token.
-        cursor: (String, String),
-    },
-}
-
-#[derive(Clone)]
-struct Stored<V> {
-    value: V,
-    since: Instant,
-    fetched: SystemTime,
-    /// The span of its load.
-    origin: Origin,
-}
-
 /// A value, and how it came.
 #[derive(Clone, Debug)]
 pub struct Loaded<V> {
@@ -101,25 +71,6 @@ pub struct Loaded<V> {
     pub status: CacheStatus,
     /// When its load began: the value is not older than that.
     pub fetched: SystemTime,
-}
-
-impl<V> Stored<V> {
-    fn with(self, status: CacheStatus) -> Loaded<V> {
-        Loaded { value: self.value, status, fetched: self.fetched }
-    }
-}
-
-/// What a caller takes for young enough.
-#[derive(Clone, Copy)]
-struct Young {
-    asked: Instant,
-    max_age: Duration,
-}
-
-impl Young {
-    fn is<V>(self, stored: &Stored<V>) -> bool {
-        self.asked.saturating_duration_since(stored.since) <= self.max_age
-    }
 }
 
 /// Why there is no value.
@@ -137,8 +88,9 @@ pub struct Cache<V> {
     entries: Moka<Key, Stored<V>>,
     /// The loads under way: values pass through on their way to all who wait, and do not stay.
     flights: Moka<Key, Stored<V>>,
+    refreshes: Refreshes,
     generations: Arc<Generations>,
-    ttl: Duration,
+    is_negative: fn(&V) -> bool,
     tasks: TaskTracker,
     metrics: Metrics,
 }
@@ -147,18 +99,22 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
     /// An empty store; `tasks` owns its loads.
     pub fn new(settings: &Settings, traits: &Traits<V>, tasks: TaskTracker, metrics: Metrics) -> Self {
         let Traits { weight, is_negative } = *traits;
-        let lifetimes = Lifetimes { ttl: settings.ttl, negative_ttl: settings.negative_ttl, is_negative };
+        let Settings { ttl, grace, negative_ttl, max_bytes } = *settings;
+        // Where the cache is off, nothing is kept either.
+        let found = if ttl.is_zero() { ttl } else { ttl.saturating_add(grace) };
+        let kept = staleness::Kept { found, negative: negative_ttl, is_negative };
         let entries = Moka::builder()
-            .max_capacity(settings.max_bytes)
+            .max_capacity(max_bytes)
             .weigher(move |key: &Key, stored: &Stored<V>| key.weight().saturating_add(weight(&stored.value)))
             // The default policy may refuse new entries while it is full, which would make fresh reads miss.
             .eviction_policy(EvictionPolicy::lru())
-            .expire_after(lifetimes)
+            .expire_after(kept)
             .build();
         let flights = Moka::builder().max_capacity(0).build();
         let size = entries.clone();
         metrics.observe_cache(move || (size.entry_count(), size.weighted_size()));
-        Self { entries, flights, generations: Arc::default(), ttl: settings.ttl, tasks, metrics }
+        let (refreshes, generations) = (Refreshes::new(), Arc::default());
+        Self { entries, flights, refreshes, generations, is_negative, tasks, metrics }
     }
 
     /// The key of an item now. Take it before its load begins: a change after this moment makes it a key of the past.
@@ -167,42 +123,68 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         Key { scope, item, generation }
     }
 
-    /// Whether a caller with this `max_age` can only be served by a load of its own.
-    pub fn never_serves(&self, max_age: Option<Duration>) -> bool {
-        max_age.unwrap_or(self.ttl).min(self.ttl).is_zero()
-    }
-
     /// The value from the store where it is young enough, else from `load`, which runs to its end whatever becomes of the
     /// callers that wait for it. Callers at the same time share one load.
     pub async fn get_or_load<E, F>(
         &self,
-        key: Key,
-        max_age: Option<Duration>,
+        key: &Key,
+        wanted: Wanted,
         load: impl Fn() -> F,
     ) -> Result<Loaded<V>, LoadError<E>>
     where
         E: Send + Sync + 'static,
         F: Future<Output = Result<V, E>> + Send + 'static,
     {
-        let young = Young { asked: Instant::now(), max_age: max_age.unwrap_or(self.ttl) };
-        if let Some(stored) = self.entries.get(&key).await.filter(|stored| young.is(stored)) {
-            self.metrics.cache_hit(stored.since.elapsed());
-            return Ok(stored.with(CacheStatus::Hit));
+        let asked = Asked { at: Instant::now(), wanted };
+        if let Some(stored) = self.entries.get(key).await {
+            match asked.judge(&stored) {
+                Verdict::Fresh => {
+                    self.metrics.cache_hit(asked.age(&stored));
+                    return Ok(stored.with(CacheStatus::Hit));
+                }
+                Verdict::Stale if !(self.is_negative)(&stored.value) => {
+                    self.refresh(key, asked, load).await;
+                    return Ok(self.served(stored, CacheStatus::StaleRevalidating));
+                }
+                Verdict::Stale | Verdict::TooOld => {}
+            }
         }
-        let loaded = self.load_shared(key, young, load).await;
-        self.metrics.cache_looked_up(match &loaded {
-            Ok(loaded) => outcome(loaded.status),
-            Err(_) => "failed",
-        });
-        loaded
+        let (stored, status) = self.load_shared(key, asked, load).await?;
+        Ok(self.served(stored, status))
+    }
+
+    /// What there is now, at most so old, for a caller whom no load could serve. That there is none is not told so late.
+    pub async fn stale(&self, key: &Key, oldest: Duration) -> Option<Loaded<V>> {
+        // By the generation of now: what has been forgotten since the caller took its key is not served.
+        let key = self.key(key.scope.clone(), key.item.clone());
+        let stored = self.entries.get(&key).await?;
+        let will_do = !(self.is_negative)(&stored.value) && stored.since.elapsed() <= oldest;
+        will_do.then(|| self.served(stored, CacheStatus::StaleOnError))
+    }
+
+    /// Somebody was told that there is none of it: where the store tells otherwise, all that belongs with it is forgotten.
+    pub async fn gone(&self, key: &Key) {
+        if self.entries.get(key).await.is_some_and(|stored| !(self.is_negative)(&stored.value)) {
+            self.generations.forget_scope(&key.scope);
+        }
+    }
+
+    /// A caller was served nothing: counted by who knows that nothing else would do.
+    pub fn count_failed(&self) {
+        self.metrics.cache_looked_up("failed");
+    }
+
+    fn served(&self, stored: Stored<V>, status: CacheStatus) -> Loaded<V> {
+        self.metrics.cache_looked_up(outcome(status));
+        stored.with(status)
     }
 
     async fn load_shared<E, F>(
         &self,
-        key: Key,
-        young: Young,
+        key: &Key,
+        asked: Asked,
         load: impl Fn() -> F,
-    ) -> Result<Loaded<V>, LoadError<E>>
+    ) -> Result<(Stored<V>, CacheStatus), LoadError<E>>
     where
         E: Send + Sync + 'static,
         F: Future<Output = Result<V, E>> + Send + 'static,
@@ -210,14 +192,17 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         loop {
             // A task of its own: were it the caller's future, the load would end with the caller's patience, and a cache
             // whose callers are less patient than its upstream would never fill.
-            let flight = self.clone().fly(key.clone(), young, timed(load()));
-            let (stored, status) = match self.tasks.spawn(flight.in_current_span()).await {
+            let leads = Arc::new(AtomicBool::new(false));
+            let flight = self.clone().fly(key.clone(), asked, leads.clone(), timed(load()));
+            let flight = self.tasks.spawn(flight.in_current_span());
+            let _caller = Caller { flight: flight.abort_handle(), leads };
+            let (stored, status) = match flight.await {
                 Ok(flown) => flown.map_err(LoadError::Failed)?,
                 Err(_) => return Err(LoadError::Panicked),
             };
             // A load that had begun too long before this call will not do: join, or begin, the next one.
-            if status == CacheStatus::Miss || young.is(&stored) {
-                return Ok(stored.with(status));
+            if status == CacheStatus::Miss || asked.is_fresh(&stored) {
+                return Ok((stored, status));
             }
         }
     }
@@ -226,7 +211,8 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
     async fn fly<E>(
         self,
         key: Key,
-        young: Young,
+        asked: Asked,
+        leads: Arc<AtomicBool>,
         load: impl Future<Output = Result<Stored<V>, E>>,
     ) -> Result<(Stored<V>, CacheStatus), Arc<E>>
     where
@@ -240,11 +226,12 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         let mut status = CacheStatus::Coalesced;
         let flight = self.flights.entry(key.clone()).or_try_insert_with::<_, (Arc<E>, Origin)>(async {
             // Another load may have ended between the caller's look and now.
-            if let Some(stored) = self.entries.get(&key).await.filter(|stored| young.is(stored)) {
+            if let Some(stored) = self.entries.get(&key).await.filter(|stored| asked.is_fresh(stored)) {
                 status = CacheStatus::Hit;
                 return Ok(stored);
             }
             status = CacheStatus::Miss;
+            leads.store(true, Ordering::Relaxed);
             let stored = load.instrument(info_span!("cache.load", otel.name = "cache load")).await?;
             self.put(key.clone(), stored.clone()).await;
             Ok(stored)
@@ -267,13 +254,13 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
     }
 
     /// The value from `load` without a look into the store, which then holds it for others.
-    pub async fn load<E, F>(&self, key: Key, load: F) -> Result<Loaded<V>, E>
+    pub async fn load<E, F>(&self, key: &Key, load: F) -> Result<Loaded<V>, E>
     where
         F: Future<Output = Result<V, E>>,
     {
-        let stored = self.loaded_past(load).await?;
-        self.put(key, stored.clone()).await;
-        Ok(stored.with(CacheStatus::Bypass))
+        let stored = timed(load).await?;
+        self.put(key.clone(), stored.clone()).await;
+        Ok(self.served(stored, CacheStatus::Bypass))
     }
 
     /// The value from `load`, where the conversation that it belongs to is known only by the answer: `item_of` tells it.
@@ -287,7 +274,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         F: Future<Output = Result<V, E>>,
     {
         let before = self.generations.all();
-        let stored = self.loaded_past(load).await?;
+        let stored = timed(load).await?;
         if let Some((conversation, item)) = item_of(&stored.value) {
             // The order matters: the key first, then the comparison. See `Generations::forget`.
             let key = self.key(Scope::Conversation(conversation), item);
@@ -295,23 +282,25 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
                 self.put(key, stored.clone()).await;
             }
         }
-        Ok(stored.with(CacheStatus::Bypass))
+        Ok(self.served(stored, CacheStatus::Bypass))
     }
 
-    /// A load that did not ask the store.
-    async fn loaded_past<E>(&self, load: impl Future<Output = Result<V, E>>) -> Result<Stored<V>, E> {
-        let stored = timed(load).await;
-        self.metrics.cache_looked_up(if stored.is_ok() { "bypass" } else { "failed" });
-        stored
-    }
-
-    /// A slower load must not replace what a later one brought.
+    /// A slower load must not replace what a later one brought. Where it brought that something is gone, other entries may
+    /// tell of it, by another name or on a page: they are forgotten with it.
     async fn put(&self, key: Key, new: Stored<V>) {
+        let is_negative = self.is_negative;
+        let (scope, mut is_gone) = (key.scope.clone(), false);
         let newer = |there: Option<moka::Entry<Key, Stored<V>>>| {
-            let there = there.map(moka::Entry::into_value).filter(|there| there.since > new.since);
-            std::future::ready(there.unwrap_or(new))
+            let there = there.map(moka::Entry::into_value);
+            let stays = there.as_ref().is_some_and(|there| there.since > new.since);
+            is_gone =
+                !stays && is_negative(&new.value) && there.as_ref().is_some_and(|it| !is_negative(&it.value));
+            std::future::ready(there.filter(|_| stays).unwrap_or(new))
         };
         self.entries.entry(key).and_upsert_with(newer).await;
+        if is_gone {
+            self.generations.forget_scope(&scope);
+        }
     }
 
     /// Forgets all of a conversation: who asks from now on gets what is loaded from now on.
@@ -336,7 +325,8 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
 
     /// Drops what has expired, until the token is cancelled.
     pub async fn upkeep(&self, end: CancellationToken) {
-        tokio::join!(tidy(&self.entries, end.clone()), tidy(&self.flights, end));
+        let refreshes = self.refreshes.upkeep(end.clone());
+        tokio::join!(tidy(&self.entries, end.clone()), tidy(&self.flights, end), refreshes);
     }
 }
 
@@ -357,55 +347,24 @@ fn outcome(status: CacheStatus) -> &'static str {
         CacheStatus::Hit => "hit",
         CacheStatus::Miss => "miss",
         CacheStatus::Coalesced => "coalesced",
+        CacheStatus::StaleRevalidating => "stale_revalidating",
+        CacheStatus::StaleOnError => "stale_on_error",
         CacheStatus::Bypass | CacheStatus::Unspecified => "bypass",
     }
 }
 
-/// Notes the time before the load, so that the value is never taken for younger than it is.
-async fn timed<V, E>(load: impl Future<Output = Result<V, E>>) -> Result<Stored<V>, E> {
-    let (since, fetched, origin) = (Instant::now(), SystemTime::now(), Origin::current());
-    load.await.map(|value| Stored { value, since, fetched, origin })
+/// Dropped, it ends a flight that only waits for another's load: callers that come and go while one load hangs would leave
+/// one each.
+struct Caller {
+    flight: AbortHandle,
+    leads: Arc<AtomicBool>,
 }
 
-impl Key {
-    fn weight(&self) -> u32 {
-        let item = match &self.item {
-            Item::Participant(id) => id.as_str().len(),
-            Item::Page { cursor: (page, token), .. } => page.len() + token.len(),
-        };
-        let scope = match &self.scope {
-            Scope::Conversation(conversation) => conversation.id.as_str().len(),
-            Scope::Person(PersonKey { person: Person::Identity(text) | Person::Address(text), .. }) => {
-                text.len()
-            }
-        };
-        // moka's own share of an entry, measured with empty values, and the texts of the key.
-        let bytes = 300 + scope + item;
-        u32::try_from(bytes).unwrap_or(u32::MAX)
-    }
-}
-
-struct Lifetimes<V> {
-    ttl: Duration,
-    negative_ttl: Duration,
-    is_negative: fn(&V) -> bool,
-}
-
-impl<V> Expiry<Key, Stored<V>> for Lifetimes<V> {
-    fn expire_after_create(&self, _: &Key, stored: &Stored<V>, now: Instant) -> Option<Duration> {
-        let lifetime = if (self.is_negative)(&stored.value) { self.negative_ttl } else { self.ttl };
-        // The lifetime counts from the load's begin.
-        Some(lifetime.saturating_sub(now.saturating_duration_since(stored.since)))
-    }
-
-    fn expire_after_update(
-        &self,
-        key: &Key,
-        stored: &Stored<V>,
-        now: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        self.expire_after_create(key, stored, now)
+impl Drop for Caller {
+    fn drop(&mut self) {
+        if !self.leads.load(Ordering::Relaxed) {
+            self.flight.abort();
+        }
     }
 }
 

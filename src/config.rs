@@ -2,6 +2,7 @@
 //! only reader of the environment, which is an argument, so that tests never change the process's own.
 
 mod accounts;
+mod cache;
 mod cli;
 mod events;
 mod settings;
@@ -59,6 +60,12 @@ pub struct Config {
     pub page_token_key: Option<Secret>,
     /// Bounds a call with one answer.
     pub call_timeout: Duration,
+    /// Bounds the calls at once, watchers apart.
+    pub calls_in_flight: usize,
+    /// Bounds the watchers.
+    pub watchers: usize,
+    /// What the gRPC listener's connections may take.
+    pub connections: Connections,
     /// How the gateway stops.
     pub drain: Drain,
     /// Which log lines are written, and how.
@@ -92,6 +99,23 @@ pub enum Bus {
     Local,
     /// They share a stream of Redis.
     Redis(RedisSettings),
+}
+
+/// What the gRPC listener's connections may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Connections {
+    /// How many there may be.
+    pub max: usize,
+    /// How many of them from one address.
+    pub max_per_peer: usize,
+    /// How old one may get, a tenth more or less.
+    pub max_age: Option<Duration>,
+    /// From connecting until the client has said that it speaks HTTP/2.
+    pub handshake_timeout: Duration,
+    /// How often a client is asked whether it is there.
+    pub keepalive_interval: Duration,
+    /// How long it may take to say so.
+    pub keepalive_timeout: Duration,
 }
 
 /// How the gateway stops.
@@ -232,7 +256,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
     if let Some(place) = sources.place("kinesis.stream") {
         sources.problem(place, "this build cannot read it: build the gateway with its feature kinesis");
     }
-    let ttl = sources.required("cache.ttl", duration);
+    let (cache, lifetimes) = cache::read(sources);
     let export = Export { traces: otlp(sources, "TRACES"), metrics: otlp(sources, "METRICS") };
     Config {
         grpc_listen: sources.optional("grpc.listen", listen).unwrap_or(NOWHERE),
@@ -246,16 +270,18 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
             total_timeout: sources.required("upstream.total_timeout", limit),
             pool_idle_timeout: sources.required("upstream.pool_idle_timeout", duration),
             max_retries: sources.required("upstream.max_retries", |text| number(text, 0, 10)),
+            max_concurrency: sources.required("upstream.max_concurrency", |text| number(text, 1, 10_000)),
+            max_queue: sources.required("upstream.max_queue", |text| number(text, 0, 100_000)),
+            breaker: twilio::BreakerSettings {
+                failures: sources.required("upstream.breaker_failures", |text| number(text, 0, 10_000)),
+                max_pause: sources.required("upstream.breaker_max_pause", limit),
+            },
             propagate_trace: sources.required("upstream.propagate_trace", switch),
             max_response_bytes: sources
                 .required("upstream.max_response_bytes", |text| number(text, 1024, 1 << 30)),
             reload_interval: sources.required("secrets.reload_interval", limit),
         },
-        lifetimes: Lifetimes {
-            with_events: ttl,
-            without_events: sources.required("cache.ttl_without_events", duration),
-            live_window: sources.required("events.live_window", limit),
-        },
+        lifetimes,
         watch: Watch {
             heartbeat: sources.required("watch.heartbeat", limit),
             kept: Capacity {
@@ -263,22 +289,32 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
                 bytes: sources.required("watch.bytes_kept", |text| number(text, 1 << 20, 1 << 40)),
             },
         },
-        cache: CacheSettings {
-            ttl,
-            negative_ttl: sources.required("cache.negative_ttl", duration),
-            max_bytes: sources.required("cache.max_bytes", |text| number(text, 0, 1 << 40)),
-        },
+        cache,
         #[cfg(feature = "kinesis")]
         kinesis: kinesis(sources),
         bus: bus(sources),
         page_token_key: page_token_key(sources),
         call_timeout: sources.required("limits.call_timeout", limit),
+        calls_in_flight: sources.required("limits.calls_in_flight", |text| number(text, 1, 1_000_000)),
+        watchers: sources.required("limits.watchers", |text| number(text, 1, 1_000_000)),
+        connections: connections(sources),
         drain: Drain {
             delay: sources.required("drain.delay", duration),
             timeout: sources.required("drain.timeout", duration),
         },
         log: LogSettings { filter, format, calls },
         export,
+    }
+}
+
+fn connections(sources: &mut Sources<'_>) -> Connections {
+    Connections {
+        max: sources.required("connections.max", |text| number(text, 1, 1_000_000)),
+        max_per_peer: sources.required("connections.max_per_peer", |text| number(text, 1, 1_000_000)),
+        max_age: Some(sources.required("connections.max_age", duration)).filter(|age| !age.is_zero()),
+        handshake_timeout: sources.required("connections.handshake_timeout", limit),
+        keepalive_interval: sources.required("connections.keepalive_interval", limit),
+        keepalive_timeout: sources.required("connections.keepalive_timeout", limit),
     }
 }
 

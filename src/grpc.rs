@@ -2,6 +2,7 @@
 
 mod call;
 mod deadline;
+mod pace;
 mod request;
 mod status;
 mod stopping;
@@ -12,11 +13,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::{Stream, StreamExt as _};
+use http::HeaderMap;
 use prost_types::Timestamp;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-pub use call::{CallLayer, CallService, code_name};
+pub use call::{Answer, CallLimits, CallService, Calls, code_name};
+pub use pace::paced;
 pub use status::{DOMAIN, On, Reason, Retry, Row, TABLE, catalogue};
 
 use crate::ids::{Accounts, ApiVersion, Call, CallerId};
@@ -28,13 +31,15 @@ use deadline::Deadline;
 /// The largest request. Legal ones are far smaller; up to here a caller is told which field is too long.
 const MAX_REQUEST_BYTES: usize = 2 * 1024 * 1024;
 
-/// `participant.v1.ParticipantService` over the participants of these accounts. It expects [`CallLayer`] around it.
+/// `participant.v1.ParticipantService` over the participants of these accounts. It expects [`CallService`] around it.
 /// `heartbeat` is how long a watcher hears nothing at most.
 pub fn service(
     participants: Participants,
     accounts: Accounts,
     heartbeat: Duration,
 ) -> ParticipantServiceServer<Service> {
+    // Of what is written there is no bound: an answer is as large as what Twilio answered, which `upstream.max_response_bytes`
+    // bounds, and a caller that has set its own bound higher than 4 MiB shall have it.
     ParticipantServiceServer::new(Service { participants, accounts: Arc::new(accounts), heartbeat })
         .max_decoding_message_size(MAX_REQUEST_BYTES)
 }
@@ -53,9 +58,9 @@ impl ParticipantService for Service {
         request: Request<proto::GetParticipantRequest>,
     ) -> Result<Response<proto::GetParticipantResponse>, Status> {
         let (opened, request) = opened(request)?;
-        let request::Get { key, max_age } = request::get(request, &self.accounts)?;
+        let request::Get { key, tolerance } = request::get(request, &self.accounts)?;
         let told = told(key.conversation.version);
-        let read = self.participants.get(key, max_age, opened.unary()).await.map_err(told)?;
+        let read = self.participants.get(key, tolerance, opened.unary()).await.map_err(told)?;
         let read_info = Some(read_info(&read));
         Ok(Response::new(proto::GetParticipantResponse {
             participant: Some(Arc::unwrap_or_clone(read.value)),
@@ -68,9 +73,9 @@ impl ParticipantService for Service {
         request: Request<proto::ListParticipantsRequest>,
     ) -> Result<Response<proto::ListParticipantsResponse>, Status> {
         let (opened, request) = opened(request)?;
-        let request::List { conversation, size, cursor, max_age } =
+        let request::List { conversation, size, cursor, tolerance } =
             request::list(request, &self.accounts, self.participants.page_tokens())?;
-        let read = self.participants.list(&conversation, size, &cursor, max_age, opened.unary());
+        let read = self.participants.list(&conversation, size, &cursor, tolerance, opened.unary());
         let read = read.await.map_err(told(conversation.version))?;
         let read_info = Some(read_info(&read));
         Ok(Response::new(proto::ListParticipantsResponse {
@@ -86,10 +91,10 @@ impl ParticipantService for Service {
         request: Request<proto::BatchGetParticipantsRequest>,
     ) -> Result<Response<proto::BatchGetParticipantsResponse>, Status> {
         let (opened, request) = opened(request)?;
-        let request::BatchGet { conversation, ids, max_age, partial } =
+        let request::BatchGet { conversation, ids, tolerance, partial } =
             request::batch_get(request, &self.accounts)?;
         let version = conversation.version;
-        let reads = self.participants.batch_get(&conversation, &ids, partial, max_age, opened.unary());
+        let reads = self.participants.batch_get(&conversation, &ids, partial, tolerance, opened.unary());
         let mut answer = proto::BatchGetParticipantsResponse::default();
         for (index, read) in (0..).zip(reads.await) {
             match read {
@@ -196,10 +201,10 @@ impl ParticipantService for Service {
         request: Request<proto::ListParticipantConversationsRequest>,
     ) -> Result<Response<proto::ListParticipantConversationsResponse>, Status> {
         let (opened, request) = opened(request)?;
-        let request::ListConversations { version, person, size, cursor, max_age } =
+        let request::ListConversations { version, person, size, cursor, tolerance } =
             request::list_conversations(request, &self.accounts, self.participants.page_tokens())?;
         let person = (version, &person);
-        let read = self.participants.list_conversations(person, size, &cursor, max_age, opened.unary());
+        let read = self.participants.list_conversations(person, size, &cursor, tolerance, opened.unary());
         let read = read.await.map_err(told(version))?;
         let read_info = Some(read_info(&read));
         Ok(Response::new(proto::ListParticipantConversationsResponse {
@@ -210,7 +215,8 @@ impl ParticipantService for Service {
     }
 }
 
-/// What a request says about its call.
+/// What a request's headers and its connection say about its call; in the extensions of every request.
+#[derive(Clone, Copy)]
 struct Opened {
     deadline: Deadline,
     caller: CallerId,
@@ -218,6 +224,12 @@ struct Opened {
 }
 
 impl Opened {
+    fn new(deadline: Deadline, caller: CallerId, headers: &HeaderMap) -> Self {
+        // gRFC A6: clients and meshes that repeat a call count how often they did.
+        let attempts = headers.get("grpc-previous-rpc-attempts");
+        Self { deadline, caller, is_repetition: attempts.is_some_and(|attempts| attempts != "0") }
+    }
+
     /// Of a call with one answer.
     fn unary(&self) -> Call {
         self.until(self.deadline.unary())
@@ -234,14 +246,9 @@ impl Opened {
 }
 
 fn opened<T>(request: Request<T>) -> Result<(Opened, T), Status> {
-    let deadline = request.extensions().get::<Deadline>().copied();
-    // Only a service that was built without its layer has none.
-    let deadline = deadline.ok_or_else(|| status::plain(Reason::Internal))?;
-    let caller = request.remote_addr().map_or(CallerId::Unknown, |peer| CallerId::Peer(peer.ip()));
-    // gRFC A6: clients and meshes that repeat a call count how often they did.
-    let attempts = request.metadata().get("grpc-previous-rpc-attempts");
-    let is_repetition = attempts.is_some_and(|attempts| attempts != "0");
-    Ok((Opened { deadline, caller, is_repetition }, request.into_inner()))
+    // Only a service that stands alone has none.
+    let opened = request.extensions().get::<Opened>().copied();
+    Ok((opened.ok_or_else(|| status::plain(Reason::Internal))?, request.into_inner()))
 }
 
 /// What the caller is told of a failure, about a conversation of this version.

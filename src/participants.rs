@@ -22,8 +22,9 @@ use tokio_util::task::TaskTracker;
 
 pub use events::{Watch, WatchFilter};
 pub use fields::is_set;
-pub use freshness::{Freshness, Lifetimes};
+pub use freshness::{Freshness, Graces, Lifetimes};
 pub use page_token::{InvalidPageToken, Listed, PageTokens};
+pub use reads::Tolerance;
 pub use stream::Streamed;
 
 pub use crate::cache::Settings as CacheSettings;
@@ -78,6 +79,23 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a read failed because Twilio was away, or took longer than the caller waits.
+    fn is_twilio_away(&self) -> bool {
+        match self {
+            Self::Upstream(error) => error.is_away(),
+            Self::Deadline { .. } => true,
+            Self::NotSupported
+            | Self::EndlessPages
+            | Self::ResumeTokenExpired
+            | Self::WatchLagged { .. }
+            | Self::EtagMismatch
+            | Self::RequestIdReused
+            | Self::Exists { .. }
+            | Self::OutcomeUnknown(_)
+            | Self::Bug => false,
+        }
+    }
+
     /// Whether nothing was done, for a reason that passes: a repetition with the same request id may do it.
     fn nothing_was_done(&self) -> bool {
         match self {
@@ -155,7 +173,7 @@ impl Participants {
         Self {
             twilio: Arc::new(twilio),
             // No event tells that a unique name was given to another conversation.
-            aliases: Aliases::new(freshness.lifetime_without_events()),
+            aliases: Aliases::new(freshness.ages_without_events().fresh(), cache.grace),
             cache: Cache::new(cache, &traits, tasks.clone(), metrics),
             page_tokens,
             outcomes: Outcomes::new(&creates::KEPT_OUTCOMES),

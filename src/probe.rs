@@ -200,7 +200,10 @@ async fn list(channel: Channel, read: Read) -> Result<((), String), Cause> {
         conversation: Some(read.conversation),
         page_size: 1,
         // An answer from the cache would prove neither credentials nor egress.
-        read_options: Some(ReadOptions { max_age: Some(prost_types::Duration::default()) }),
+        read_options: Some(ReadOptions {
+            max_age: Some(prost_types::Duration::default()),
+            ..Default::default()
+        }),
         ..ListParticipantsRequest::default()
     };
     let answer = ParticipantServiceClient::new(channel).list_participants(request).await;

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use metrics::{Attempt, Metrics, MetricsError};
+pub use metrics::{Attempt, CircuitState, ConnectionRefused, GovernorLoad, Metrics, MetricsError};
 use traces::Traces;
 pub use traces::{Origin, SpanCounts, continue_trace, inject_trace};
 
@@ -52,7 +52,8 @@ pub struct LogSettings {
     pub calls: CallLog,
 }
 
-/// Which calls have a log line although they did not fail; one that failed always has one.
+/// Which calls have a log line although they did not fail; one that failed always has one, but for those that were refused
+/// because there were too many.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CallLog {
     /// All of them.

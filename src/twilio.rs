@@ -6,8 +6,10 @@
 
 mod account;
 mod agreement;
+mod breaker;
 mod drift;
 mod error;
+mod governor;
 mod http;
 mod prepared;
 #[cfg(test)]
@@ -16,7 +18,7 @@ mod v1;
 mod v2;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use ::http::Method;
@@ -27,6 +29,7 @@ use url::Url;
 
 pub use account::{Account, Client, Credentials, Secret, SecretFileError};
 pub use agreement::{Agreement, Caller};
+pub use breaker::BreakerSettings;
 pub use error::{Broken, Cause, Error, NoToken, Operation, Problem, Subject, THROTTLED};
 pub use prepared::Prepared;
 
@@ -36,7 +39,9 @@ use crate::ids::{
 use crate::proto::{Participant, ParticipantConversation};
 use crate::telemetry::Metrics;
 use account::{SignIn, Upkeep};
-use http::Request;
+use breaker::Breaker;
+use governor::Governor;
+use http::{Peer, Request, RetryBudget};
 
 /// Twilio's largest page of participants.
 pub fn max_page_size(version: ApiVersion) -> u32 {
@@ -62,6 +67,12 @@ pub struct Settings {
     pub pool_idle_timeout: Duration,
     /// How often a request is sent again at most.
     pub max_retries: u32,
+    /// How many requests of an account may be under way.
+    pub max_concurrency: usize,
+    /// How many more may wait until another one ends.
+    pub max_queue: usize,
+    /// When Twilio is left alone.
+    pub breaker: BreakerSettings,
     /// A longer answer is refused.
     pub max_response_bytes: usize,
     /// Whether Twilio gets the trace's ids, in `traceparent`.
@@ -143,8 +154,30 @@ struct Endpoint {
 
 /// What it needs to know of one of the account's two APIs.
 struct Api {
-    sign_in: Arc<SignIn>,
     url: Url,
+    peer: Peer,
+}
+
+impl Endpoint {
+    fn new(settings: &Settings, account: Account, metrics: &Metrics) -> Self {
+        let Settings { max_concurrency, max_queue, .. } = *settings;
+        let governor = Governor::new(account.id.clone(), max_concurrency, max_queue, metrics.clone());
+        let (governor, retries) = (Arc::new(governor), Arc::new(RetryBudget::default()));
+        let api = |version, url, sign_in| {
+            let breaker = Breaker::new(account.id.clone(), version, settings.breaker, metrics.clone());
+            let (breaker, governor, retries) = (Arc::new(breaker), governor.clone(), retries.clone());
+            Api { url, peer: Peer { sign_in, breaker, governor, retries } }
+        };
+        let [v1, v2] = SignIn::pair(&account.credentials);
+        Self { v1: api(ApiVersion::V1, account.v1_url, v1), v2: api(ApiVersion::V2, account.v2_url, v2) }
+    }
+
+    fn api(&self, version: ApiVersion) -> &Api {
+        match version {
+            ApiVersion::V1 => &self.v1,
+            ApiVersion::V2 => &self.v2,
+        }
+    }
 }
 
 /// The client could not be made.
@@ -163,15 +196,17 @@ fn innermost(error: &dyn std::error::Error) -> &dyn std::error::Error {
 impl Twilio {
     /// A client for these accounts; nothing is sent yet.
     pub fn new(settings: &Settings, accounts: Vec<Account>, metrics: Metrics) -> Result<Self, BuildError> {
-        let endpoint = |account: Account| {
-            let [v1, v2] = SignIn::pair(&account.credentials);
-            let v1 = Api { sign_in: v1, url: account.v1_url };
-            let v2 = Api { sign_in: v2, url: account.v2_url };
-            (account.id, Endpoint { v1, v2 })
-        };
+        let endpoint = |account: Account| (account.id.clone(), Endpoint::new(settings, account, &metrics));
+        let accounts: HashMap<_, _> = accounts.into_iter().map(endpoint).collect();
+        // Weak, because each of them holds the metrics in turn.
+        let governor = |endpoint: &Endpoint| Arc::downgrade(&endpoint.v1.peer.governor);
+        let governors: Vec<_> = accounts.values().map(governor).collect();
+        let loads =
+            move || governors.iter().filter_map(Weak::upgrade).map(|governor| governor.load()).collect();
+        metrics.observe_governors(loads);
         Ok(Self {
             http: http::Http::new(settings, metrics.clone())?,
-            accounts: accounts.into_iter().map(endpoint).collect(),
+            accounts,
             total_timeout: settings.total_timeout,
             reload_interval: settings.reload_interval,
             metrics,
@@ -182,7 +217,7 @@ impl Twilio {
     /// read again, and there is no access token.
     pub async fn upkeep(&self, end: CancellationToken) {
         let upkeeps = self.accounts.iter().map(|(account, endpoint)| {
-            let apis = [&endpoint.v1, &endpoint.v2].map(|api| &*api.sign_in);
+            let apis = [&endpoint.v1, &endpoint.v2].map(|api| &*api.peer.sign_in);
             let (http, metrics) = (&self.http, &self.metrics);
             let upkeep = Upkeep { account, apis, http, every: self.reload_interval, metrics };
             upkeep.run(end.clone())
@@ -201,6 +236,11 @@ impl Twilio {
     pub fn full_budget(&self) -> Budget {
         let until = Instant::now() + self.total_timeout;
         Budget { until, retry_until: until, caller: CallerId::Unknown, is_repetition: false }
+    }
+
+    /// Whether the account's API fails for now: most requests to it are not sent.
+    pub fn is_sick(&self, account: &AccountId, version: ApiVersion) -> bool {
+        self.api(account, version).peer.breaker.is_sick()
     }
 
     /// Reads one participant.
@@ -365,15 +405,14 @@ impl Twilio {
         };
         let unsupported =
             |violation| Error { operation, version, cause: Cause::Unsupported(vec![violation]) };
-        let endpoint = self.accounts.get(account);
-        let endpoint = endpoint.expect("requests and clients come from one set of accounts");
-        let Api { sign_in, url } = match version {
-            ApiVersion::V1 => &endpoint.v1,
-            ApiVersion::V2 => &endpoint.v2,
-        };
+        let Api { url, peer } = self.api(account, version);
         let url = http::url(url, &route.segments).map_err(unsupported)?;
-        let sign_in = sign_in.clone();
-        Ok(Request::new((operation, version), subject, (method, url), route.template, sign_in, budget))
+        Ok(Request::new((operation, version), subject, (method, url), route.template, peer.clone(), budget))
+    }
+
+    fn api(&self, account: &AccountId, version: ApiVersion) -> &Api {
+        let endpoint = self.accounts.get(account);
+        endpoint.expect("requests and clients come from one set of accounts").api(version)
     }
 }
 

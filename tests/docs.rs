@@ -55,6 +55,34 @@ fn write_the_tables() {
     }
 }
 
+/// `errors::name` is a test of tests/gateway/errors.rs, or of tests/errors.rs, or of src/grpc/errors.rs.
+fn is_a_test(module: &str, name: &str) -> bool {
+    let files = ["tests/gateway", "tests", "src/grpc"].map(|folder| format!("{folder}/{module}.rs"));
+    let sources = files.iter().filter_map(|file| std::fs::read_to_string(path(file)).ok());
+    sources.into_iter().any(|source| source.contains(&format!("fn {name}(")))
+}
+
+#[test]
+fn each_fault_has_a_row_and_the_tests_that_it_names() {
+    let document = read("docs/faults.md");
+    let (_, table, _) = around_the_table(&document, "faults");
+    let mut numbers = Vec::new();
+    for row in table.lines().filter(|line| line.starts_with("| ")).skip(1) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, number, fault, told, tests, _] = cells[..] else {
+            panic!("a row of four cells: {row}");
+        };
+        assert!(![fault, told, tests].contains(&""), "{row}");
+        numbers.push(number.parse::<u32>().expect("a number"));
+        for test in tests.split('`').skip(1).step_by(2) {
+            let (module, name) = test.split_once("::").unwrap_or_else(|| panic!("no file::name: {test}"));
+            assert!(is_a_test(module, name), "row {number}: there is no test {test}");
+        }
+        assert!(tests.contains('`'), "row {number} names no test");
+    }
+    assert_eq!(numbers, (34..=62).collect::<Vec<_>>());
+}
+
 // === Twilio's codes, spelled from its error dictionary and from the contract, not from the source
 
 const REJECTED: &str = "INVALID_ARGUMENT `UPSTREAM_REJECTED_ARGUMENT`";

@@ -18,11 +18,16 @@ use participant_gateway::proto::{Channel as Kind, *};
 use participant_gateway::sandbox::{self, Sandbox, V1_CONVERSATION, V2_CONVERSATION};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::server::Acceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint};
@@ -262,7 +267,10 @@ fn get(id: &str) -> GetParticipantRequest {
 
 fn get_fresh(id: &str) -> GetParticipantRequest {
     GetParticipantRequest {
-        read_options: Some(ReadOptions { max_age: Some(prost_types::Duration::default()) }),
+        read_options: Some(ReadOptions {
+            max_age: Some(prost_types::Duration::default()),
+            ..Default::default()
+        }),
         ..get(id)
     }
 }
@@ -662,6 +670,105 @@ async fn it_serves_on_when_nobody_reads_what_it_writes() {
     assert_eq!(code, Some(0));
 }
 
+// === Twilio's certificate
+
+/// Certificates of one authority, which the process trusts, and of none.
+struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        Self(rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// For this name and these years; signed by itself where there is no authority.
+    fn certificate(authority: Option<&Self>, name: &str, years: std::ops::Range<i32>) -> TlsAcceptor {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(years.start, 1, 1);
+        params.not_after = rcgen::date_time_ymd(years.end, 1, 1);
+        let certificate = match authority {
+            Some(authority) => params.signed_by(&key, &authority.0),
+            None => params.self_signed(&key),
+        };
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = ServerConfig::builder().with_no_client_auth();
+        let config = config.with_single_cert(vec![certificate.unwrap().der().clone()], key).unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// What a peer in Twilio's place saw of a connection: the protocols that were offered, and what came in, decrypted; nothing
+/// where the handshake failed.
+type Seen = (Vec<String>, Option<String>);
+
+/// A peer behind TLS that answers every request with an empty participant, and tells what it saw.
+async fn tls_peer(acceptor: TlsAcceptor) -> (SocketAddr, mpsc::UnboundedReceiver<Seen>, DropGuard) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, end) = (listener.local_addr().unwrap(), CancellationToken::new());
+    let (sender, seen) = mpsc::unbounded_channel();
+    let accepting = async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            let hello = LazyConfigAcceptor::new(Acceptor::default(), connection).await.unwrap();
+            let protocols = hello.client_hello().alpn().into_iter().flatten();
+            let protocols = protocols.map(text).collect();
+            let request = match hello.into_stream(acceptor.config().clone()).await {
+                Ok(connection) => Some(answer_once(connection).await),
+                Err(_) => None,
+            };
+            sender.send((protocols, request)).unwrap();
+        }
+    };
+    tokio::spawn(end.clone().run_until_cancelled_owned(accepting));
+    (address, seen, end.drop_guard())
+}
+
+async fn answer_once(mut connection: TlsStream<TcpStream>) -> String {
+    let mut received = Vec::new();
+    while !received.windows(4).any(|four| four == b"\r\n\r\n") {
+        assert_ne!(connection.read_buf(&mut received).await.unwrap(), 0);
+    }
+    let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+    connection.write_all(answer).await.unwrap();
+    connection.shutdown().await.unwrap();
+    text(&received)
+}
+
+/// The process trusts the authority of a file, as it trusts the system's: the environment says where that is.
+#[tokio::test]
+async fn a_certificate_that_is_not_twilios_is_told_no_credentials() {
+    let authority = Authority::new();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), authority.0.pem()).unwrap();
+    let trusted = Some(&authority);
+    for (what, peer, is_good) in [
+        ("good", Authority::certificate(trusted, "localhost", 2020..2100), true),
+        ("expired", Authority::certificate(trusted, "localhost", 2020..2021), false),
+        ("not valid yet", Authority::certificate(trusted, "localhost", 2099..2100), false),
+        ("another host's", Authority::certificate(trusted, "conversations.twilio.com", 2020..2100), false),
+        ("self-signed", Authority::certificate(None, "localhost", 2020..2100), false),
+        ("a stranger's", Authority::certificate(Some(&Authority::new()), "localhost", 2020..2100), false),
+    ] {
+        let (address, mut seen, _end) = tls_peer(peer).await;
+        let upstream = format!("--upstream-url=https://localhost:{}", address.port());
+        let trust = [("SSL_CERT_FILE", file.path().to_str().unwrap()), ("GATEWAY_UPSTREAM_MAX_RETRIES", "0")];
+        let mut process = Process::serve(&[&upstream], &[&ACCOUNT[..], &trust].concat());
+        let mut client = process.ready().await.client().await;
+        for conversation_id in [V1_CONVERSATION, V2_CONVERSATION] {
+            let get = GetParticipantRequest { conversation: conversation(conversation_id), ..get_fresh("x") };
+            let read = client.get_participant(get).await.map(|_| ()).map_err(|status| reason(&status));
+            let (protocols, request) = seen.recv().await.unwrap();
+            assert_eq!(protocols, ["http/1.1"]);
+            assert_eq!((read.is_ok(), request.is_some()), (is_good, is_good), "{what}: {read:?}");
+            assert!(request.is_none_or(|head| head.contains("authorization: Basic ")), "{what}");
+            assert!(read.is_ok() || read == Err("UPSTREAM_UNAVAILABLE".into()), "{what}: {read:?}");
+        }
+        let created = client.create_participant(create("dana")).await.map_err(|status| status.code());
+        assert_eq!(created.map(|_| ()), if is_good { Ok(()) } else { Err(Code::Unavailable) }, "{what}");
+    }
+}
+
 // === The end
 
 async fn serving(channel: &Channel, service: &str) -> ServingStatus {
@@ -786,7 +893,7 @@ async fn a_stuck_call_is_cut_and_counted() {
 
 #[tokio::test]
 async fn a_connection_that_never_speaks_does_not_hold_the_exit() {
-    let mut gateway = Process::serve(&["--sandbox", "--drain-timeout=300ms"], &[]);
+    let mut gateway = Process::serve(&["--sandbox", "--drain-timeout=10m"], &[]);
     let ready = gateway.ready().await;
     let mut silent = TcpStream::connect(ready.grpc).await.unwrap();
     // It is accepted by now: the next one is served.
@@ -796,9 +903,7 @@ async fn a_connection_that_never_speaks_does_not_hold_the_exit() {
     // Nothing but perhaps the server's preface, and then the end.
     let mut received = Vec::new();
     timeout(PATIENCE, silent.read_to_end(&mut received)).await.expect("it is open").ok();
-    let lines = gateway.err.json();
-    let last = lines.last().unwrap();
-    assert!(last["calls"].as_u64().unwrap_or_default() == 0, "{last}");
+    assert!(gateway.err.all.last().unwrap().contains("drained"), "{:#?}", gateway.err.all);
 }
 
 #[tokio::test]
@@ -987,6 +1092,61 @@ async fn sigterm_under_load_loses_no_accepted_call() {
     assert_eq!(lost, 0, "{received} requests were received");
     assert!(at_goaway > at_sigterm, "it does not serve during the delay");
     assert!(gateway.err.all.last().unwrap().contains("drained"), "{:#?}", gateway.err.all);
+}
+
+// === Files
+
+/// The processor's time that it has used, in clock ticks of 10 ms.
+fn ticks(process: &Process) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.child.id())).unwrap();
+    // After the name, which may hold anything, in parentheses.
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[tokio::test]
+async fn without_files_it_waits_and_goes_on_as_soon_as_there_are_some() {
+    const FILES: usize = 64;
+    let directory = tempfile::tempdir().unwrap();
+    let ready = directory.path().join("ready.json");
+    let mut command = Command::new("sh");
+    command.env_clear().stdin(Stdio::null()).envs(ACCOUNT);
+    let (upstream, _control, _end) = lasting_sandbox().await;
+    let script = format!("ulimit -n {FILES} && exec \"$0\" \"$@\"");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_participant-gateway"), "serve", &upstream]);
+    command.args(["--grpc-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--ready-file"]).arg(&ready);
+    let mut gateway = Process::spawn(command, directory);
+    let ready = gateway.ready().await;
+    let mut client = ready.client().await;
+    client.get_participant(get(ALICE)).await.unwrap();
+
+    // The gRPC listener takes half of the files at most; here the rest is taken, too.
+    let mut taken = Vec::new();
+    for _ in 0..2 * FILES {
+        taken.push(TcpStream::connect(ready.admin).await.unwrap());
+    }
+    let files = format!("/proc/{}/fd", gateway.child.id());
+    let all_taken = async {
+        while std::fs::read_dir(&files).unwrap().count() < FILES {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, all_taken).await.expect("the admin listener takes what there is");
+    let mut waiting = TcpStream::connect(ready.grpc).await.unwrap();
+    gateway.err.until("gRPC listener cannot accept").await;
+    let (before, began) = (ticks(&gateway), Instant::now());
+    while began.elapsed() < Duration::from_secs(1) {
+        client.get_participant(get(ALICE)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let used = ticks(&gateway) - before;
+    assert!(used < 30, "it used {used} ticks of a hundred");
+
+    drop(taken);
+    // The one that waited is accepted, and told the settings.
+    timeout(PATIENCE, waiting.read_u8()).await.expect("it is accepted").unwrap();
+    ready.client().await.get_participant(get(ALICE)).await.unwrap();
+    gateway.err.until("accepts connections again").await;
 }
 
 // === The probe

@@ -316,8 +316,16 @@ async fn what_metrics_tells_is_pushed_too() {
     }
     process.end().await;
     serving.abort();
-    // No event has come in, and there is neither a bus nor a stream.
-    let silent = [".events.received", ".events.age", ".bus.", ".kinesis."];
+    // No event has come in, no call was one too many, no request had to wait, and there is neither a bus nor a stream.
+    let silent = [
+        ".events.received",
+        ".events.age",
+        ".calls.shed",
+        ".queue.wait",
+        ".upstream.refusals",
+        ".bus.",
+        ".kinesis.",
+    ];
     let expected = METRICS.iter().filter(|row| !silent.iter().any(|part| row.name.contains(part)));
     let expected: BTreeSet<_> = expected.map(|row| row.name.to_owned()).collect();
     assert_eq!(*names.0.lock().unwrap(), expected);
@@ -399,6 +407,31 @@ async fn who_joined_a_load_links_to_it_and_a_stream_tells_its_pages() {
         stream.events.iter().map(|event| attributes(&event.attributes)["participants"].clone()).collect();
     assert_eq!(pages, ["2", "1"]);
     assert_eq!(collected.children(stream).len(), 2, "a request a page");
+}
+
+#[tokio::test]
+async fn a_refresh_that_nobody_waits_for_has_a_trace_of_its_own() {
+    let env = [("GATEWAY_CACHE_TTL_WITHOUT_EVENTS", "2s"), ("GATEWAY_CACHE_STALE_WHILE_REVALIDATE", "1s")];
+    let calls = async |process: &mut Process| {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = process.client.get_participant(get(V1_CONVERSATION, "alice")).await.unwrap();
+            if answer.into_inner().read_info.unwrap().cache_status() == CacheStatus::StaleRevalidating {
+                break;
+            }
+            assert!(Instant::now() < deadline, "it is fresh for ever");
+        }
+        while !process.metrics().await.contains("refresh_outcome=\"renewed\"} 1") {
+            assert!(Instant::now() < deadline, "it was never renewed");
+        }
+    };
+    let (collected, _) = traced_with(true, &env, calls).await;
+    let [refresh] = collected.named("cache refresh")[..] else { panic!("{:#?}", collected.spans) };
+    let [load] = collected.children(refresh)[..] else { panic!("{:#?}", collected.spans) };
+    assert_eq!((load.name.as_str(), collected.children(load).len()), ("cache load", 1));
+    let [link] = &refresh.links[..] else { panic!("{refresh:#?}") };
+    let served = collected.named(METHOD).into_iter().find(|call| call.span_id == link.span_id).unwrap();
+    assert!(refresh.parent_span_id.is_empty() && served.trace_id != refresh.trace_id);
 }
 
 /// What must be seen nowhere: planted as identity, address, name, attributes and token.
@@ -560,7 +593,10 @@ async fn no_secret_of_an_account_is_on_any_surface() {
                 let mut client = process.client.clone();
                 let mut request = get(V1_CONVERSATION, "alice").into_inner();
                 request.conversation.get_or_insert_default().account_id = format!("AC{digits}");
-                request.read_options = Some(ReadOptions { max_age: Some(prost_types::Duration::default()) });
+                request.read_options = Some(ReadOptions {
+                    max_age: Some(prost_types::Duration::default()),
+                    ..Default::default()
+                });
                 tokio::spawn(async move { client.get_participant(request).await })
             });
             for call in calls.collect::<Vec<_>>() {
@@ -727,7 +763,8 @@ async fn what_twilio_has_added_is_logged_once_by_the_name_of_its_key() {
     for secret in ["+15550100001", "dana@example.com"] {
         process.fault(json!({ "body": body(secret), "times": 1 })).await;
         let mut read = get(V1_CONVERSATION, "alice");
-        read.get_mut().read_options = Some(ReadOptions { max_age: Some(prost_types::Duration::default()) });
+        read.get_mut().read_options =
+            Some(ReadOptions { max_age: Some(prost_types::Duration::default()), ..Default::default() });
         process.client.get_participant(read).await.unwrap();
     }
     let (lines, _) = process.end().await;

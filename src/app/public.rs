@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,6 +18,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
+
+use super::accept::Acceptor;
 
 /// What a peer may take.
 #[derive(Clone, Copy, Debug)]
@@ -64,12 +65,13 @@ impl LastAnswer {
 
 /// Serves until the token is cancelled, and then what is in flight.
 pub(super) async fn serve(
-    mut listener: TcpListener,
+    listener: TcpListener,
     routes: Router,
     limits: Limits,
     end: CancellationToken,
 ) -> Result<(), Infallible> {
-    let (mut tasks, graceful) = (JoinSet::new(), GracefulShutdown::new());
+    let (mut acceptor, mut tasks, graceful) =
+        (Acceptor::new(listener, "events"), JoinSet::new(), GracefulShutdown::new());
     let mut connections: Vec<Connection> = Vec::new();
     loop {
         let stream = tokio::select! {
@@ -80,8 +82,7 @@ pub(super) async fn serve(
                 }
                 continue;
             }
-            // axum's: where there are no more files it pauses.
-            (stream, _) = Listener::accept(&mut listener) => stream,
+            (stream, _) = acceptor.accept() => stream,
         };
         make_room(&mut connections, limits.connections);
         let last_answer = LastAnswer::now();
@@ -89,7 +90,7 @@ pub(super) async fn serve(
         connections.push(Connection { task: tasks.spawn(serving), last_answer });
     }
     // At once, so that nobody else connects.
-    drop(listener);
+    drop(acceptor);
     graceful.shutdown().await;
     Ok(())
 }

@@ -69,6 +69,13 @@ impl Generations {
         self.count_up(self.people(account));
     }
 
+    pub(super) fn forget_scope(&self, scope: &Scope) {
+        match scope {
+            Scope::Conversation(Conversation { account, id, .. }) => self.forget(account, id),
+            Scope::Person(PersonKey { account, person, .. }) => self.forget_person(account, person),
+        }
+    }
+
     /// `all` before the stripe: a load that sees the stripe's new generation must also see that something was forgotten.
     fn count_up(&self, stripe: &AtomicU64) {
         self.all.fetch_add(1, Ordering::SeqCst);

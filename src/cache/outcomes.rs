@@ -111,7 +111,8 @@ impl<T: Clone + Send + Sync + 'static> Outcomes<T> {
         loop {
             let (sender, progress) = watch::channel(Progress::Claimed);
             let entry = Entry { fingerprint, progress };
-            let there = self.entries.entry(key.clone()).or_insert(entry.clone()).await;
+            // Not `or_insert`, which looks first and inserts then: of two at once, both would be first.
+            let there = self.entries.entry(key.clone()).or_insert_with(ready(entry.clone())).await;
             if there.is_fresh() {
                 return Claim::First(Slot { outcomes: self.clone(), key, entry, progress: sender });
             }
@@ -227,6 +228,23 @@ mod tests {
         slot.settle(7).await;
         assert_eq!(waiting.settled().await, Settled::Outcome(7));
         assert_eq!(repeated(&outcomes).await.settled().await, Settled::Outcome(7));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn of_two_that_come_at_once_one_is_first() {
+        const PAIRS: u128 = 5_000;
+        let outcomes = outcomes(1 << 30);
+        for number in 1..=PAIRS {
+            let id = RequestId::parse(&uuid::Uuid::from_u128(number).to_string()).unwrap();
+            let claim = || {
+                let outcomes = outcomes.clone();
+                tokio::spawn(async move { outcomes.claim(account(), id, [1; 32]).await })
+            };
+            let (one, other) = (claim(), claim());
+            let claims = [one.await.unwrap(), other.await.unwrap()];
+            let firsts = claims.iter().filter(|claim| matches!(claim, Claim::First(_))).count();
+            assert_eq!(firsts, 1, "pair {number}");
+        }
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! The store's promises that no caller outside can time well enough to test.
 
+mod stale;
+
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -9,7 +11,11 @@ use super::*;
 use crate::ids::ApiVersion;
 
 fn cache(ttl: Duration, negative_ttl: Duration) -> Cache<String> {
-    let settings = Settings { ttl, negative_ttl, max_bytes: 1 << 20 };
+    kept(ttl, Duration::ZERO, negative_ttl)
+}
+
+fn kept(ttl: Duration, grace: Duration, negative_ttl: Duration) -> Cache<String> {
+    let settings = Settings { ttl, grace, negative_ttl, max_bytes: 1 << 20 };
     let traits =
         Traits { weight: |value: &String| value.len() as u32, is_negative: |value: &String| value == "none" };
     Cache::new(&settings, &traits, TaskTracker::new(), Metrics::new(None).unwrap())
@@ -32,9 +38,23 @@ fn alice(cache: &Cache<String>, conversation: &Conversation) -> Key {
     cache.key(Scope::Conversation(conversation.clone()), Item::Participant(Segment::parse("alice").unwrap()))
 }
 
+/// Of any age.
+const ANY: Wanted = Wanted::Within(Duration::MAX);
+/// Younger than anything that is there.
+const NEW: Wanted = Wanted::Within(Duration::ZERO);
+
 async fn get(cache: &Cache<String>, key: Key, value: &'static str) -> (String, CacheStatus) {
-    let loaded =
-        cache.get_or_load(key, None, || async { Ok::<_, Infallible>(value.to_owned()) }).await.unwrap();
+    get_within(cache, &key, ANY, value).await
+}
+
+async fn get_within(
+    cache: &Cache<String>,
+    key: &Key,
+    wanted: Wanted,
+    value: &'static str,
+) -> (String, CacheStatus) {
+    let load = || async { Ok::<_, Infallible>(value.to_owned()) };
+    let loaded = cache.get_or_load(key, wanted, load).await.unwrap();
     (loaded.value, loaded.status)
 }
 
@@ -63,7 +83,7 @@ async fn what_was_loading_when_it_was_forgotten_is_never_served() {
                     Ok::<_, Infallible>("old".to_owned())
                 }
             };
-            cache.get_or_load(key, None, load).await.unwrap().value
+            cache.get_or_load(&key, ANY, load).await.unwrap().value
         }
     });
     has_started.await.unwrap();
@@ -88,21 +108,52 @@ async fn a_load_goes_on_when_its_caller_has_left() {
             Ok::<_, Infallible>("a".to_owned())
         }
     };
+    let key = alice(&cache, &chat);
     // Polled once, so that the load has begun, then dropped.
     tokio::select! {
         biased;
-        _ = cache.get_or_load(alice(&cache, &chat), None, load) => unreachable!("the gate is closed"),
+        _ = cache.get_or_load(&key, ANY, load) => unreachable!("the gate is closed"),
         () = async { while loads.load(Ordering::SeqCst) == 0 { tokio::task::yield_now().await } } => {}
     }
     gate.add_permits(1);
-    let second = cache.get_or_load(alice(&cache, &chat), None, load).await.unwrap();
+    let second = cache.get_or_load(&alice(&cache, &chat), ANY, load).await.unwrap();
     assert_eq!((second.value.as_str(), loads.load(Ordering::SeqCst)), ("a", 1));
+}
+
+#[tokio::test]
+async fn who_leaves_while_another_loads_leaves_nothing_behind() {
+    let (cache, chat) = (long(), conversation('1', "CH1"));
+    let gate = Arc::new(Semaphore::new(0));
+    let reader = || {
+        let (cache, key, gate) = (cache.clone(), alice(&cache, &chat), gate.clone());
+        tokio::spawn(async move {
+            let load = || {
+                let gate = gate.clone();
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    Ok::<_, Infallible>("a".to_owned())
+                }
+            };
+            cache.get_or_load(&key, ANY, load).await.unwrap().value
+        })
+    };
+    let first = reader();
+    let others: Vec<_> = (0..10).map(|_| reader()).collect();
+    while cache.tasks.len() < 11 {
+        tokio::task::yield_now().await;
+    }
+    others.iter().for_each(tokio::task::JoinHandle::abort);
+    while cache.tasks.len() > 1 {
+        tokio::task::yield_now().await;
+    }
+    gate.add_permits(1);
+    assert_eq!(first.await.unwrap(), "a");
 }
 
 #[tokio::test]
 async fn a_failure_is_shared_and_not_stored() {
     let (cache, chat) = (long(), conversation('1', "CH1"));
-    let failing = cache.get_or_load(alice(&cache, &chat), None, || async { Err("down") }).await;
+    let failing = cache.get_or_load(&alice(&cache, &chat), ANY, || async { Err("down") }).await;
     assert!(matches!(failing, Err(LoadError::Failed(error)) if *error == "down"));
     assert_eq!(get(&cache, alice(&cache, &chat), "a").await.1, CacheStatus::Miss);
 }
@@ -116,7 +167,7 @@ async fn a_panicking_load_poisons_nothing() {
         }
         Ok::<_, Infallible>(String::new())
     };
-    let outcome = cache.get_or_load(alice(&cache, &chat), None, load).await;
+    let outcome = cache.get_or_load(&alice(&cache, &chat), ANY, load).await;
     assert!(matches!(outcome, Err(LoadError::Panicked)));
     assert_eq!(get(&cache, alice(&cache, &chat), "a").await.1, CacheStatus::Miss);
 }
@@ -137,7 +188,7 @@ async fn too_old_for_the_caller_is_loaded_again() {
     let (cache, chat) = (long(), conversation('1', "CH1"));
     get(&cache, alice(&cache, &chat), "a").await;
     let load = || async { Ok::<_, Infallible>("b".to_owned()) };
-    let fresh = cache.get_or_load(alice(&cache, &chat), Some(Duration::ZERO), load).await.unwrap();
+    let fresh = cache.get_or_load(&alice(&cache, &chat), NEW, load).await.unwrap();
     assert_eq!((fresh.value.as_str(), fresh.status), ("b", CacheStatus::Miss));
 }
 
@@ -146,13 +197,13 @@ async fn a_slower_load_does_not_replace_a_later_one() {
     let (cache, chat) = (long(), conversation('1', "CH1"));
     let key = alice(&cache, &chat);
     let (release, released) = oneshot::channel::<()>();
-    let slow = cache.load(key.clone(), async move {
+    let slow = cache.load(&key, async move {
         released.await.unwrap();
         Ok::<_, Infallible>("old".to_owned())
     });
     let fast = async {
         // `slow` was polled first and has noted its time.
-        cache.load(key.clone(), async { Ok::<_, Infallible>("new".to_owned()) }).await.unwrap();
+        cache.load(&key, async { Ok::<_, Infallible>("new".to_owned()) }).await.unwrap();
         release.send(()).unwrap();
     };
     let (slow, ()) = tokio::join!(biased; slow, fast);
@@ -228,17 +279,15 @@ async fn who_finds_the_load_under_way_too_old_shares_the_next_one() {
             Ok::<_, Infallible>(number.to_string())
         }
     };
-    let key = || alice(&cache, &chat);
-    let first = cache.get_or_load(key(), None, load);
+    let key = alice(&cache, &chat);
+    let first = cache.get_or_load(&key, ANY, load);
     let late = async {
         while loads.load(Ordering::SeqCst) == 0 {
             tokio::task::yield_now().await;
         }
         // Nothing that began before these calls will do for them.
-        let exact = Some(Duration::ZERO);
-        let both = async {
-            tokio::join!(cache.get_or_load(key(), exact, load), cache.get_or_load(key(), exact, load))
-        };
+        let both =
+            async { tokio::join!(cache.get_or_load(&key, NEW, load), cache.get_or_load(&key, NEW, load)) };
         gate.add_permits(100);
         both.await
     };
@@ -265,10 +314,10 @@ async fn a_slow_shared_load_does_not_replace_what_a_later_one_brought() {
     };
     let newer = async {
         drop(started.acquire().await.unwrap());
-        cache.load(key.clone(), async { Ok::<_, Infallible>("new".to_owned()) }).await.unwrap();
+        cache.load(&key, async { Ok::<_, Infallible>("new".to_owned()) }).await.unwrap();
         gate.add_permits(1);
     };
-    let (slow, ()) = tokio::join!(cache.get_or_load(key.clone(), None, slow), newer);
+    let (slow, ()) = tokio::join!(cache.get_or_load(&key, ANY, slow), newer);
     assert_eq!(slow.unwrap().value, "old");
     assert_eq!(get(&cache, key, "x").await, ("new".into(), CacheStatus::Hit));
 }
@@ -277,8 +326,7 @@ async fn a_slow_shared_load_does_not_replace_what_a_later_one_brought() {
 async fn a_load_that_fails_leaves_what_was_there() {
     let (cache, chat) = (long(), conversation('1', "CH1"));
     get(&cache, alice(&cache, &chat), "a").await;
-    let failing =
-        cache.get_or_load(alice(&cache, &chat), Some(Duration::ZERO), || async { Err("down") }).await;
+    let failing = cache.get_or_load(&alice(&cache, &chat), NEW, || async { Err("down") }).await;
     assert!(matches!(failing, Err(LoadError::Failed(_))));
     assert_eq!(get(&cache, alice(&cache, &chat), "x").await, ("a".into(), CacheStatus::Hit));
 }

@@ -95,6 +95,29 @@ fn an_account_is_all_that_has_to_be_set() {
 }
 
 #[test]
+fn calls_and_connections_are_bounded_unless_more_is_allowed() {
+    let default = config(&[], &[]);
+    assert_eq!((default.calls_in_flight, default.watchers), (4096, 16384));
+    let Connections { max, max_per_peer, max_age, .. } = default.connections;
+    assert_eq!((max, max_per_peer, max_age), (4096, 256, None));
+    let set = config(&[], &[("GATEWAY_CONNECTIONS_MAX_AGE", "30m"), ("GATEWAY_LIMITS_WATCHERS", "1")]);
+    assert_eq!((set.connections.max_age, set.watchers), (Some(Duration::from_secs(1800)), 1));
+    let wrong = [
+        "LIMITS_CALLS_IN_FLIGHT",
+        "LIMITS_WATCHERS",
+        "CONNECTIONS_MAX",
+        "CONNECTIONS_MAX_PER_PEER",
+        "CONNECTIONS_HANDSHAKE_TIMEOUT",
+        "CONNECTIONS_KEEPALIVE_INTERVAL",
+        "CONNECTIONS_KEEPALIVE_TIMEOUT",
+    ]
+    .map(|name| format!("GATEWAY_{name}"));
+    let zero: Vec<_> = wrong.iter().map(|name| (name.as_str(), "0")).collect();
+    let expected: Vec<_> = wrong.iter().map(|name| (name.as_str(), "must be a")).collect();
+    assert_problems(&problems_beside_an_account(&[], &zero), &expected);
+}
+
+#[test]
 fn a_flag_wins_over_the_environment_that_over_the_file_and_that_over_the_default() {
     let file = File::new("drain.delay = \"1s\"\n");
     let path = file.path();
@@ -150,6 +173,8 @@ fn all_problems_are_told_at_once_each_with_its_place_and_what_is_legal() {
             ("GATEWAY_CACHE_TTL", "-1s"),
             ("GATEWAY_UPSTREAM_ATTEMPT_TIMEOUT", "0s"),
             ("GATEWAY_UPSTREAM_MAX_RESPONSE_BYTES", "1"),
+            ("GATEWAY_UPSTREAM_BREAKER_FAILURES", "-1"),
+            ("GATEWAY_UPSTREAM_BREAKER_MAX_PAUSE", "0s"),
             ("GATEWAY_LOG_FORMAT", "xml"),
             ("GATEWAY_LOG_FILTER", "a=b=c"),
             ("GATEWAY_PAGE_TOKEN_KEY", "short"),
@@ -171,6 +196,8 @@ fn all_problems_are_told_at_once_each_with_its_place_and_what_is_legal() {
             ("GATEWAY_CACHE_TTL", "duration"),
             ("GATEWAY_UPSTREAM_ATTEMPT_TIMEOUT", "above 0"),
             ("GATEWAY_UPSTREAM_MAX_RESPONSE_BYTES", "1024"),
+            ("GATEWAY_UPSTREAM_BREAKER_FAILURES", "0 to 10000"),
+            ("GATEWAY_UPSTREAM_BREAKER_MAX_PAUSE", "above 0"),
             ("GATEWAY_LOG_FORMAT", "auto, json or text"),
             ("GATEWAY_LOG_FILTER", "level"),
             ("GATEWAY_PAGE_TOKEN_KEY", "16 characters"),
@@ -204,8 +231,14 @@ fn a_setting_is_checked_with_the_sandbox_too() {
 fn the_ends_of_a_range_are_legal_and_what_lies_beyond_is_not() {
     for (variable, legal, illegal) in [
         ("GATEWAY_UPSTREAM_MAX_RETRIES", vec!["0", "10"], vec!["-1", "11", "two", "1.5"]),
+        ("GATEWAY_UPSTREAM_MAX_CONCURRENCY", vec!["1", "10000"], vec!["0", "10001", "many"]),
+        ("GATEWAY_UPSTREAM_MAX_QUEUE", vec!["0", "100000"], vec!["-1", "100001"]),
         ("GATEWAY_UPSTREAM_MAX_RESPONSE_BYTES", vec!["1024", "1073741824"], vec!["1023", "1073741825"]),
         ("GATEWAY_CACHE_TTL", vec!["0s", "1day"], vec!["1day 1s", "5", "∞"]),
+        ("GATEWAY_CACHE_STALE_WHILE_REVALIDATE", vec!["0s", "1day"], vec!["2days", "-1s"]),
+        ("GATEWAY_CACHE_STALE_ON_ERROR", vec!["0s", "1day"], vec!["2days", "-1s"]),
+        ("GATEWAY_CACHE_STALE_ON_OUTAGE", vec!["0s", "1day"], vec!["2days", "-1s"]),
+        ("GATEWAY_CACHE_ALLOW_STALE_ON_ERROR", vec!["true", "false"], vec!["yes", "1"]),
         ("GATEWAY_LIMITS_CALL_TIMEOUT", vec!["1ns", "1day"], vec!["0s", "2days"]),
         ("GATEWAY_SECRETS_RELOAD_INTERVAL", vec!["100ms", "1day"], vec!["0s", "2days"]),
         ("GATEWAY_PAGE_TOKEN_KEY", vec!["0123456789abcdef"], vec!["0123456789abcde"]),
@@ -227,6 +260,22 @@ fn the_ends_of_a_range_are_legal_and_what_lies_beyond_is_not() {
             let problems = problems_beside_an_account(&[], &[(variable, value)]);
             assert_problems(&problems, &[(variable, "must be")]);
         }
+    }
+}
+
+#[test]
+fn the_cache_keeps_answers_for_the_longest_grace_and_no_longer() {
+    let off = [
+        ("GATEWAY_CACHE_STALE_WHILE_REVALIDATE", "0s"),
+        ("GATEWAY_CACHE_STALE_ON_ERROR", "0s"),
+        ("GATEWAY_CACHE_STALE_ON_OUTAGE", "0s"),
+    ];
+    assert_eq!(config(&[], &[]).cache.grace, Duration::from_secs(3600));
+    assert_eq!(config(&[], &off).cache.grace, Duration::ZERO);
+    for (at, (variable, _)) in off.iter().enumerate() {
+        let mut one = off;
+        one[at] = (variable, "2h");
+        assert_eq!(config(&[], &one).cache.grace, Duration::from_secs(7200), "{variable}");
     }
 }
 

@@ -1,6 +1,8 @@
-//! What surrounds every call: its span, its deadline, and one log line if it fails.
+//! What surrounds every call: its span, its place among those in flight, its deadline, and one log line if it fails.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::error::Error;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,106 +10,142 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::{Either, ready};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
-use tower::{Layer, Service};
+use tower::Service as _;
 use tracing::{Instrument as _, Span, field, info, info_span, warn};
 
 use super::deadline::Limits;
 use super::status::{self, Reason};
 use super::stopping::{Requests, Stopping};
+use super::{Opened, Service, pace};
+use crate::ids::CallerId;
+use crate::proto::participant_service_server::ParticipantServiceServer;
 use crate::proto::{self, Message as _};
 use crate::telemetry::{self, CallLog, Metrics};
 
-/// Gives every call a span, a deadline and an end that is logged.
+/// How long a call may take, and how many there may be at once. What is more is refused at once: a queue would only grow
+/// old, and its callers give up while it does.
+#[derive(Clone, Copy, Debug)]
+pub struct CallLimits {
+    /// Bounds a call with one answer whose caller sets no deadline, or a later one.
+    pub longest: Duration,
+    /// Bounds the calls in flight, watchers apart.
+    pub in_flight: usize,
+    /// Bounds the watchers, which are there for long and cost little.
+    pub watchers: usize,
+}
+
+/// What all calls share. Cheap to clone.
 #[derive(Clone)]
-pub struct CallLayer {
-    longest: Duration,
-    methods: Arc<HashSet<Arc<str>>>,
-    in_flight: Arc<AtomicUsize>,
+pub struct Calls(Arc<Shared>);
+
+struct Shared {
+    limits: CallLimits,
+    methods: HashMap<Arc<str>, Kind>,
+    in_flight: [AtomicUsize; 3],
     end_streams: CancellationToken,
     metrics: Metrics,
     log: CallLog,
 }
 
-impl CallLayer {
-    /// `longest` bounds a call with one answer whose caller sets no deadline, or a later one. `end_streams` ends every
-    /// stream, reflection's and a health watcher's among them: a graceful shutdown would wait for them for ever.
-    pub fn new(longest: Duration, end_streams: CancellationToken, metrics: Metrics, log: CallLog) -> Self {
-        Self { longest, methods: Arc::new(methods()), in_flight: Arc::default(), end_streams, metrics, log }
+/// What a call counts among.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// This contract's, but for watchers.
+    Call,
+    Watcher,
+    /// Health and reflection, which are never refused: a restart would be the answer to a health check that fails.
+    Other,
+}
+
+impl Calls {
+    /// `end_streams` ends every stream, reflection's and a health watcher's among them: a graceful shutdown would wait for
+    /// them for ever.
+    pub fn new(limits: CallLimits, end_streams: CancellationToken, metrics: Metrics, log: CallLog) -> Self {
+        let (methods, in_flight) = (methods(), Default::default());
+        Self(Arc::new(Shared { limits, methods, in_flight, end_streams, metrics, log }))
     }
 
     /// How many calls have begun and not ended.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.0.in_flight.iter().map(|kind| kind.load(Ordering::Relaxed)).sum()
     }
 }
 
 /// The paths of this contract's methods: the values that the span's `rpc.method` may take.
-fn methods() -> HashSet<Arc<str>> {
+fn methods() -> HashMap<Arc<str>, Kind> {
     let set = prost_types::FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET).unwrap_or_default();
-    let mut methods = HashSet::new();
+    let mut methods = HashMap::new();
     for file in &set.file {
         for service in &file.service {
             for method in &service.method {
-                methods.insert(format!("{}.{}/{}", file.package(), service.name(), method.name()).into());
+                let path = format!("{}.{}/{}", file.package(), service.name(), method.name());
+                let is_watch = method.name() == "WatchParticipants";
+                methods.insert(path.into(), if is_watch { Kind::Watcher } else { Kind::Call });
             }
         }
     }
     methods
 }
 
-impl<S> Layer<S> for CallLayer {
-    type Service = CallService<S>;
-
-    fn layer(&self, inner: S) -> CallService<S> {
-        CallService { inner, layer: self.clone() }
-    }
-}
-
-/// What [`CallLayer`] makes of a service.
+/// The services, as one caller meets them: gives every call a span, a deadline and an end that is logged.
 #[derive(Clone)]
-pub struct CallService<S> {
-    inner: S,
-    layer: CallLayer,
+pub struct CallService {
+    calls: Calls,
+    participants: ParticipantServiceServer<Service>,
+    others: Routes,
+    caller: CallerId,
 }
 
-impl<S> Service<Request<tonic::body::Body>> for CallService<S>
-where
-    S: Service<
-            Request<tonic::body::Body>,
-            Response = Response<tonic::body::Body>,
-            Error = std::convert::Infallible,
-        > + Clone
-        + Send
-        + 'static,
-    S::Future: Send,
-{
-    type Response = Response<tonic::body::Body>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(context)
+impl CallService {
+    /// `others` are health and reflection.
+    pub fn new(calls: Calls, participants: ParticipantServiceServer<Service>, others: Routes) -> Self {
+        Self { calls, participants, others, caller: CallerId::Unknown }
     }
 
-    fn call(&mut self, mut request: Request<tonic::body::Body>) -> Self::Future {
-        if let Some(status) = refusal(&request) {
-            return Box::pin(std::future::ready(Ok(not_grpc(status))));
+    /// For the calls of one caller.
+    pub fn called_by(&self, caller: CallerId) -> Self {
+        Self { caller, ..self.clone() }
+    }
+
+    /// Answers a call. The future is to be run by [`super::paced`], or an answer that nobody reads would stay for ever.
+    pub fn call<B>(
+        &self,
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send + use<B>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>> + Send,
+    {
+        match refusal(&request) {
+            Some(status) => Either::Left(ready(Ok(Answer::to_no_call(status)))),
+            None => Either::Right(self.answer(request)),
         }
-        let limits = Limits::of(request.headers(), self.layer.longest);
-        request.extensions_mut().insert(limits.deadline);
-        let path = request.uri().path().trim_start_matches('/');
-        let ours = self.layer.methods.get(path).cloned();
-        let is_ours = ours.is_some();
-        let method = ours.unwrap_or_else(|| "_OTHER".into());
+    }
+
+    fn answer<B>(
+        &self,
+        mut request: Request<B>,
+    ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send + use<B>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>> + Send,
+    {
+        let shared = &self.calls.0;
+        let limits = Limits::of(request.headers(), shared.limits.longest);
+        let ours = shared.methods.get_key_value(request.uri().path().trim_start_matches('/'));
+        let (method, kind) =
+            ours.map_or_else(|| ("_OTHER".into(), Kind::Other), |(name, kind)| (name.clone(), *kind));
         let span = info_span!(
             "rpc",
             otel.name = &*method,
@@ -118,32 +156,54 @@ where
             otel.status_code = field::Empty,
         );
         telemetry::continue_trace(&span, request.headers());
-        let end_streams = self.layer.end_streams.clone();
-        let stopping = Stopping::new(end_streams.clone());
-        let call = Call::begin(method, span.clone(), self.layer.clone());
-        // This contract's methods take one request each.
-        let request = if is_ours {
-            request
-        } else {
-            request.map(|body| tonic::body::Body::new(Requests::new(body, end_streams)))
-        };
-        // A clone takes this service's place: the one that was polled to be ready has to be the one that is called.
-        let next = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, next);
-        // A panic becomes an answer and a log line, in place of a stream that is reset.
-        let answer = AssertUnwindSafe(async move { inner.call(request).await }).catch_unwind();
+        let (call, has_room) = Call::begin(method, kind, span.clone(), self.calls.clone());
+        let opened = Opened::new(limits.deadline, self.caller, request.headers());
+        request.extensions_mut().insert(opened);
+        let answer = has_room.then(|| self.dispatch(kind, request));
         let answered = async move {
-            // A timer rounds up to its next tick, within which a call that has no time left could be served.
-            let has_time = limits.fires > Instant::now();
-            let in_time = if has_time { timeout_at(limits.fires, answer).await.ok() } else { None };
-            let response = match in_time {
-                Some(Ok(response)) => response?,
-                Some(Err(_panic)) => status::plain(Reason::Internal).into_http(),
-                None => status::plain(Reason::Deadline).into_http(),
+            let response = match answer {
+                Some(answer) => in_time(answer, limits.fires).await,
+                None => status::shed().into_http(),
             };
-            Ok(call.observe(response, stopping))
+            Ok(call.observe(response))
         };
-        Box::pin(answered.instrument(span))
+        answered.instrument(span)
+    }
+
+    /// By the method alone: tonic's router would look the path up once more, and box the call twice.
+    fn dispatch<B>(
+        &self,
+        kind: Kind,
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send + use<B>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>> + Send,
+    {
+        match kind {
+            // This contract's methods take one request each. Both services are always ready.
+            Kind::Call | Kind::Watcher => Either::Left(self.participants.clone().call(request)),
+            Kind::Other => {
+                let end_streams = self.calls.0.end_streams.clone();
+                Either::Right(self.others.clone().call(request.map(|body| Requests::new(body, end_streams))))
+            }
+        }
+    }
+}
+
+/// What is answered, whatever becomes of it. A panic becomes an answer and a log line, in place of a stream that is reset.
+async fn in_time(
+    answer: impl Future<Output = Result<Response<tonic::body::Body>, Infallible>>,
+    fires: Instant,
+) -> Response<tonic::body::Body> {
+    // A timer rounds up to its next tick, within which a call that has no time left could be served.
+    if fires <= Instant::now() {
+        return status::plain(Reason::Deadline).into_http();
+    }
+    match timeout_at(fires, AssertUnwindSafe(answer).catch_unwind()).await {
+        Ok(Ok(Ok(response))) => response,
+        Ok(Err(_panic)) => status::plain(Reason::Internal).into_http(),
+        Err(_) => status::plain(Reason::Deadline).into_http(),
     }
 }
 
@@ -160,40 +220,37 @@ fn refusal<B>(request: &Request<B>) -> Option<StatusCode> {
     }
 }
 
-/// As the gRPC protocol asks for: a client that does not speak it could not read a gRPC status.
-fn not_grpc(status: StatusCode) -> Response<tonic::body::Body> {
-    let mut response = Response::new(tonic::body::Body::empty());
-    *response.status_mut() = status;
-    response
-}
-
 /// A call that has not ended yet. Its end is noted once; dropped before that, the caller went away.
 struct Call {
     method: Arc<str>,
     span: Span,
     began: Instant,
+    kind: Kind,
     ended: bool,
-    layer: CallLayer,
+    calls: Calls,
 }
 
 impl Call {
-    fn begin(method: Arc<str>, span: Span, layer: CallLayer) -> Self {
-        layer.in_flight.fetch_add(1, Ordering::Relaxed);
-        layer.metrics.call_began(&method);
-        Self { method, span, began: Instant::now(), ended: false, layer }
+    /// The call, and whether there is room for it: one that there is not counts until it is refused.
+    fn begin(method: Arc<str>, kind: Kind, span: Span, calls: Calls) -> (Self, bool) {
+        let CallLimits { in_flight, watchers, .. } = calls.0.limits;
+        let most = [in_flight, watchers, usize::MAX][kind as usize];
+        let others = calls.0.in_flight[kind as usize].fetch_add(1, Ordering::Relaxed);
+        calls.0.metrics.call_began(&method);
+        if others >= most {
+            calls.0.metrics.call_shed(&method);
+        }
+        (Self { method, span, began: Instant::now(), kind, ended: false, calls }, others < most)
     }
 
-    fn observe(
-        mut self,
-        response: Response<tonic::body::Body>,
-        stopping: Stopping,
-    ) -> Response<tonic::body::Body> {
+    fn observe(mut self, response: Response<tonic::body::Body>) -> Response<Answer> {
+        pace::give();
         // An error that comes before any answer is in the headers; else the end is in the trailers.
         if let Some(status) = Status::from_header_map(response.headers()) {
             self.end(&status);
-            return response;
+            return response.map(|inner| Answer { inner, call: None, stopping: Stopping::default() });
         }
-        response.map(|inner| tonic::body::Body::new(Observed { inner, call: self, stopping }))
+        response.map(|inner| Answer { inner, call: Some(self), stopping: Stopping::default() })
     }
 
     /// The trailers of a stream that ends because the gateway does.
@@ -216,8 +273,8 @@ impl Call {
             self.span.record("otel.status_code", "ERROR");
         }
         let took = self.began.elapsed();
-        self.layer.metrics.call_answered(&self.method, code, took);
-        let CallLog { is_access_log, slow } = self.layer.log;
+        self.calls.0.metrics.call_answered(&self.method, code, took);
+        let CallLog { is_access_log, slow } = self.calls.0.log;
         let is_slow = slow.is_some_and(|bound| took > bound);
         self.span.in_scope(|| match status.code() {
             Code::Ok if is_slow => warn!(rpc.method = &*self.method, duration_ms = millis(took), "slow call"),
@@ -236,7 +293,7 @@ impl Call {
         let reason = info.as_ref().map(|info| info.reason.as_str());
         let message = match status.code() {
             _ if reason.is_some() => status.message(),
-            Code::Cancelled => "the caller went away, or its connection was cut",
+            Code::Cancelled => "the caller went away or read no more, or its connection was cut",
             _ => "refused by the gRPC layer",
         };
         macro_rules! line {
@@ -255,7 +312,10 @@ impl Call {
             };
         }
         let needs_a_human = reason == Some(Reason::UpstreamCredentialsRejected.as_str());
+        let is_shed = reason == Some(Reason::LocalConcurrency.as_str());
         match status.code() {
+            // There may be thousands a second, which a metric counts.
+            _ if is_shed => line!(debug),
             // tonic's own errors are the caller's: bytes that are no message, a method that is none.
             _ if reason.is_none() => line!(info),
             Code::Internal | Code::DataLoss => line!(error),
@@ -282,8 +342,8 @@ impl Drop for Call {
         if !self.ended {
             self.end(&Status::cancelled("the caller went away"));
         }
-        self.layer.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.layer.metrics.call_ended(&self.method);
+        self.calls.0.in_flight[self.kind as usize].fetch_sub(1, Ordering::Relaxed);
+        self.calls.0.metrics.call_ended(&self.method);
     }
 }
 
@@ -328,16 +388,27 @@ pub fn code_name(code: Code) -> &'static str {
 }
 
 pin_project! {
-    /// A response's body that notes the status in its trailers, and ends when the gateway stops.
-    struct Observed {
+    /// An answer's body, which notes the status in its trailers and ends when the gateway stops.
+    pub struct Answer {
         #[pin]
         inner: tonic::body::Body,
-        call: Call,
+        // None where the call has ended with the headers.
+        call: Option<Call>,
         stopping: Stopping,
     }
 }
 
-impl Body for Observed {
+impl Answer {
+    /// As the gRPC protocol asks for: a client that does not speak it could not read a gRPC status.
+    fn to_no_call(status: StatusCode) -> Response<Self> {
+        let inner = tonic::body::Body::empty();
+        let mut response = Response::new(Self { inner, call: None, stopping: Stopping::default() });
+        *response.status_mut() = status;
+        response
+    }
+}
+
+impl Body for Answer {
     type Data = <tonic::body::Body as Body>::Data;
     type Error = <tonic::body::Body as Body>::Error;
 
@@ -346,25 +417,29 @@ impl Body for Observed {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.project();
-        if this.call.ended {
+        let Some(call) = this.call else { return this.inner.poll_frame(context) };
+        if call.ended {
             return Poll::Ready(None);
         }
         // A stream's work is done while it is polled, and belongs to the call's span.
-        let _entered = this.call.span.clone().entered();
+        let _entered = call.span.clone().entered();
         let Poll::Ready(frame) = this.inner.poll_frame(context) else {
-            std::task::ready!(this.stopping.poll(context));
-            return Poll::Ready(Some(Ok(this.call.stop())));
+            pace::wait();
+            std::task::ready!(this.stopping.poll(&call.calls.0.end_streams, context));
+            pace::give();
+            return Poll::Ready(Some(Ok(call.stop())));
         };
+        pace::give();
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
         {
-            this.call.end(&Status::from_header_map(trailers).unwrap_or_else(|| Status::new(Code::Ok, "")));
+            call.end(&Status::from_header_map(trailers).unwrap_or_else(|| Status::new(Code::Ok, "")));
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.call.ended || self.inner.is_end_stream()
+        self.call.as_ref().is_some_and(|call| call.ended) || self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -376,9 +451,26 @@ impl Body for Observed {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_call_that_panics_is_answered_and_not_counted_any_more() {
+        let limits = CallLimits { longest: Duration::from_secs(1), in_flight: 1, watchers: 1 };
+        let metrics = Metrics::new(None).unwrap();
+        let calls = Calls::new(limits, CancellationToken::new(), metrics, CallLog::default());
+        for _ in 0..3 {
+            let (call, has_room) = Call::begin("a/Method".into(), Kind::Call, Span::none(), calls.clone());
+            assert!(has_room && calls.in_flight() == 1);
+            let answer = in_time(async { panic!("as a bug would") }, Instant::now() + limits.longest).await;
+            let answer = call.observe(answer);
+            assert_eq!(Status::from_header_map(answer.headers()).unwrap().code(), Code::Internal);
+            assert_eq!(calls.in_flight(), 0);
+        }
+    }
+
     #[test]
     fn the_methods_are_the_contracts() {
-        assert!(methods().contains("participant.v1.ParticipantService/GetParticipant"));
-        assert_eq!(methods().len(), 9);
+        let methods = methods();
+        assert_eq!(methods["participant.v1.ParticipantService/GetParticipant"], Kind::Call);
+        assert_eq!(methods["participant.v1.ParticipantService/WatchParticipants"], Kind::Watcher);
+        assert_eq!(methods.len(), 9);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use tokio::time::Instant;
 
-/// By when a call has to be answered; in the extensions of every request.
+/// By when a call has to be answered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline {
     unary: Instant,
@@ -24,9 +24,8 @@ impl Deadline {
     }
 }
 
-/// The two moments at which a call is over. tonic has a third: at the caller's own deadline it says CANCELLED, which would
-/// not tell a deadline from a caller that went away. So these two come earlier, the handler's first, because it knows
-/// whether a write was sent.
+/// The two moments at which a call is over, both a little before the caller's own deadline, at which its client gives up and
+/// learns nothing. The handler's comes first, because it knows whether a write was sent.
 pub(super) struct Limits {
     pub(super) deadline: Deadline,
     pub(super) fires: Instant,

@@ -17,8 +17,8 @@ use crate::ids::{
     Segment, ServiceId, is_v2_id, route,
 };
 use crate::participants::{
-    Create, Cursor, Listed, MAX_CONVERSATIONS_PAGE_SIZE, PageTokens, Position, Update, WatchFilter, is_set,
-    max_page_size,
+    Create, Cursor, Listed, MAX_CONVERSATIONS_PAGE_SIZE, PageTokens, Position, Tolerance, Update,
+    WatchFilter, is_set, max_page_size,
 };
 use crate::proto::{self, ConversationRef, ParticipantEventType, ReadOptions};
 
@@ -36,20 +36,20 @@ const MAX_PERSON_CHARS: usize = 256;
 
 pub(super) struct Get {
     pub(super) key: ParticipantKey,
-    pub(super) max_age: Option<Duration>,
+    pub(super) tolerance: Tolerance,
 }
 
 pub(super) struct List {
     pub(super) conversation: Conversation,
     pub(super) size: u32,
     pub(super) cursor: Cursor,
-    pub(super) max_age: Option<Duration>,
+    pub(super) tolerance: Tolerance,
 }
 
 pub(super) struct BatchGet {
     pub(super) conversation: Conversation,
     pub(super) ids: Vec<Segment>,
-    pub(super) max_age: Option<Duration>,
+    pub(super) tolerance: Tolerance,
     pub(super) partial: bool,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct ListConversations {
     pub(super) person: PersonKey,
     pub(super) size: u32,
     pub(super) cursor: Cursor,
-    pub(super) max_age: Option<Duration>,
+    pub(super) tolerance: Tolerance,
 }
 
 pub(super) struct Watch {
@@ -94,8 +94,8 @@ pub(super) fn get(request: proto::GetParticipantRequest, accounts: &Accounts) ->
     let mut check = Check::default();
     let conversation = self::conversation(&mut check, conversation, accounts);
     let id = self::participant_id(&mut check, "participant_id", &participant_id);
-    let max_age = max_age(&mut check, read_options);
-    check.done(key(conversation, id).map(|key| Get { key, max_age }))
+    let tolerance = tolerance(&mut check, read_options);
+    check.done(key(conversation, id).map(|key| Get { key, tolerance }))
 }
 
 pub(super) fn list(
@@ -108,9 +108,9 @@ pub(super) fn list(
     let conversation = self::conversation(&mut check, conversation, accounts);
     let size = self::page_size(&mut check, page_size, max_page_size_of(conversation.as_ref()));
     let cursor = conversation.as_ref().and_then(|list| cursor(&mut check, page_tokens, list, &page_token));
-    let max_age = max_age(&mut check, read_options);
+    let tolerance = tolerance(&mut check, read_options);
     let list = conversation.zip(cursor);
-    check.done(list.map(|(conversation, cursor)| List { conversation, size, cursor, max_age }))
+    check.done(list.map(|(conversation, cursor)| List { conversation, size, cursor, tolerance }))
 }
 
 pub(super) fn batch_get(
@@ -132,8 +132,8 @@ pub(super) fn batch_get(
     if !(1..=MAX_BATCH).contains(&participant_ids.len()) {
         check.refuse("participant_ids", format!("must be from 1 to {MAX_BATCH}"));
     }
-    let max_age = max_age(&mut check, read_options);
-    check.done(conversation.map(|conversation| BatchGet { conversation, ids, max_age, partial }))
+    let tolerance = tolerance(&mut check, read_options);
+    check.done(conversation.map(|conversation| BatchGet { conversation, ids, tolerance, partial }))
 }
 
 pub(super) fn list_conversations(
@@ -153,7 +153,7 @@ pub(super) fn list_conversations(
     } = request;
     let mut check = Check::default();
     let account = account(&mut check, "account_id", &account_id, accounts);
-    let max_age = max_age(&mut check, read_options);
+    let tolerance = tolerance(&mut check, read_options);
     let size = self::page_size(&mut check, page_size, MAX_CONVERSATIONS_PAGE_SIZE);
     let person = person(&mut check, &identity, &address);
     let version = match proto::ApiVersion::try_from(api_version) {
@@ -174,7 +174,7 @@ pub(super) fn list_conversations(
         person,
         size,
         cursor,
-        max_age,
+        tolerance,
     }))
 }
 
@@ -455,9 +455,16 @@ fn page_size(check: &mut Check, size: i32, max: u32) -> u32 {
     }
 }
 
-fn max_age(check: &mut Check, options: Option<ReadOptions>) -> Option<Duration> {
-    let ReadOptions { max_age } = options?;
-    let prost_types::Duration { seconds, nanos } = max_age?;
+fn tolerance(check: &mut Check, options: Option<ReadOptions>) -> Tolerance {
+    let ReadOptions { max_age, allow_stale_on_error } = options.unwrap_or_default();
+    Tolerance {
+        max_age: max_age.and_then(|age| self::max_age(check, age)),
+        stale_on_error: allow_stale_on_error,
+    }
+}
+
+fn max_age(check: &mut Check, max_age: prost_types::Duration) -> Option<Duration> {
+    let prost_types::Duration { seconds, nanos } = max_age;
     // Not by prost's conversion: to refuse a negative duration it negates it, which overflows for the smallest.
     let duration = match (u64::try_from(seconds), u32::try_from(nanos)) {
         (Ok(seconds), Ok(nanos @ 0..1_000_000_000)) => Ok(Duration::new(seconds, nanos)),

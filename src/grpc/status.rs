@@ -27,7 +27,7 @@ const MAX_VIOLATION_BYTES: usize = 3000;
 
 /// A wait that Twilio asks for is handed on, but not for ever.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
-/// Where Twilio throttles and does not say for how long.
+/// Where Twilio throttles and does not say for how long, and where the gateway itself has too many calls.
 const DEFAULT_WAIT: Duration = Duration::from_secs(1);
 
 /// A request that the gateway itself refuses, with all that is wrong with it.
@@ -41,6 +41,11 @@ pub(super) fn refused(reason: Reason, violations: &[Violation], version: Option<
 /// An error with no details but its reason.
 pub(super) fn plain(reason: Reason) -> Status {
     Failure::new(row(reason)).into_status()
+}
+
+/// There are as many calls as there may be.
+pub(super) fn shed() -> Status {
+    Failure::waiting(row(Reason::LocalConcurrency), DEFAULT_WAIT).into_status()
 }
 
 /// The status of a failed call about a conversation of this version.

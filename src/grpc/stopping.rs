@@ -6,43 +6,37 @@ use std::task::{Context, Poll};
 use http_body::{Body, Frame, SizeHint};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// Tells a body that waits when it is to end.
-pub(super) struct Stopping {
-    token: CancellationToken,
-    /// Made when the body first waits, which one that is ready never does.
-    cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-}
+/// Tells a body that waits when it is to end. Made when it first waits, which one that is ready never does: to clone the
+/// token takes a lock that all calls share.
+#[derive(Default)]
+pub(super) struct Stopping(Option<Pin<Box<WaitForCancellationFutureOwned>>>);
 
 impl Stopping {
-    pub(super) fn new(token: CancellationToken) -> Self {
-        Self { token, cancelled: None }
-    }
-
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let token = &self.token;
-        self.cancelled.get_or_insert_with(|| Box::pin(token.clone().cancelled_owned())).as_mut().poll(context)
+    pub(super) fn poll(&mut self, token: &CancellationToken, context: &mut Context<'_>) -> Poll<()> {
+        self.0.get_or_insert_with(|| Box::pin(token.clone().cancelled_owned())).as_mut().poll(context)
     }
 }
 
 pin_project_lite::pin_project! {
     /// The requests of a stream, which end as if the caller had none left. Reflection reads them in a task of its own,
     /// which would keep the connection open after its answers have ended.
-    pub(super) struct Requests {
+    pub(super) struct Requests<B> {
         #[pin]
-        inner: tonic::body::Body,
+        inner: B,
+        token: CancellationToken,
         stopping: Stopping,
     }
 }
 
-impl Requests {
-    pub(super) fn new(inner: tonic::body::Body, token: CancellationToken) -> Self {
-        Self { inner, stopping: Stopping::new(token) }
+impl<B> Requests<B> {
+    pub(super) fn new(inner: B, token: CancellationToken) -> Self {
+        Self { inner, token, stopping: Stopping::default() }
     }
 }
 
-impl Body for Requests {
-    type Data = <tonic::body::Body as Body>::Data;
-    type Error = <tonic::body::Body as Body>::Error;
+impl<B: Body> Body for Requests<B> {
+    type Data = B::Data;
+    type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
@@ -50,7 +44,7 @@ impl Body for Requests {
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.project();
         match this.inner.poll_frame(context) {
-            Poll::Pending => this.stopping.poll(context).map(|()| None),
+            Poll::Pending => this.stopping.poll(this.token, context).map(|()| None),
             frame @ Poll::Ready(_) => frame,
         }
     }

@@ -1,9 +1,14 @@
 //! Whether Twilio's events keep the cache true, and so how old an answer may be that nobody asked to be younger.
 
+mod ages;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+pub(super) use ages::Ages;
+pub use ages::{Graces, Lifetimes};
 
 use crate::ids::{AccountId, ApiVersion};
 
@@ -68,17 +73,6 @@ impl Source {
         }
         is_news
     }
-}
-
-/// How old a cached answer may be.
-#[derive(Clone, Copy, Debug)]
-pub struct Lifetimes {
-    /// Where events tell of changes.
-    pub with_events: Duration,
-    /// Where none do.
-    pub without_events: Duration,
-    /// So long after a delivery its source counts as live.
-    pub live_window: Duration,
 }
 
 impl Freshness {
@@ -175,17 +169,19 @@ impl Freshness {
         self.sources.keys().map(state).collect()
     }
 
-    /// How old an answer about the account may be. What was cached before its events were known to arrive is no younger for
-    /// it: a change of that time was told to nobody.
-    pub fn lifetime(&self, account: &AccountId, version: ApiVersion) -> Duration {
-        let Lifetimes { with_events, without_events, .. } = self.lifetimes;
-        self.live_for(account, version)
-            .map_or(without_events, |live_for| live_for.clamp(without_events, with_events))
+    /// How old an answer about the account's participants may be.
+    pub(super) fn ages(&self, account: &AccountId, version: ApiVersion) -> Ages<'_> {
+        Ages::new(self.live_for(account, version), &self.lifetimes)
     }
 
     /// How old an answer may be that no event keeps true.
-    pub fn lifetime_without_events(&self) -> Duration {
-        self.lifetimes.without_events
+    pub(super) fn ages_without_events(&self) -> Ages<'_> {
+        Ages::new(None, &self.lifetimes)
+    }
+
+    /// For how long an answer may be told past its lifetime.
+    pub(super) fn graces(&self) -> &Graces {
+        &self.lifetimes.graces
     }
 
     fn now(&self) -> i64 {
@@ -210,7 +206,12 @@ mod tests {
     fn a_stream_that_is_followed_keeps_v1_live_while_it_is_less_than_a_minute_behind() {
         let account = AccountId::parse("AC00000000000000000000000000000000").unwrap();
         let (day, second) = (Duration::from_secs(24 * 3600), Duration::from_secs(1));
-        let lifetimes = Lifetimes { with_events: day, without_events: second, live_window: day };
+        let lifetimes = Lifetimes {
+            with_events: day,
+            without_events: second,
+            live_window: day,
+            graces: Graces::default(),
+        };
         let mut freshness = Freshness::new(lifetimes, [account.clone()], None);
         let lives = |freshness: &Freshness| {
             [ApiVersion::V1, ApiVersion::V2].map(|version| freshness.is_live(&account, version))
@@ -231,7 +232,12 @@ mod tests {
     #[test]
     fn what_was_said_of_a_stream_before_the_last_word_on_it_changes_nothing() {
         let (hour, second) = (Duration::from_secs(3600), Duration::from_secs(1));
-        let lifetimes = Lifetimes { with_events: hour, without_events: second, live_window: hour };
+        let lifetimes = Lifetimes {
+            with_events: hour,
+            without_events: second,
+            live_window: hour,
+            graces: Graces::default(),
+        };
         let mut freshness = Freshness::new(lifetimes, [], None);
         freshness.begin -= hour;
         assert!(freshness.followed(second, second));
@@ -247,10 +253,14 @@ mod tests {
     fn what_was_cached_before_a_source_was_live_does_not_live_longer_for_it() {
         let account = AccountId::parse("AC00000000000000000000000000000000").unwrap();
         let (minutes, seconds) = (Duration::from_secs(300), Duration::from_secs(10));
-        let lifetimes =
-            Lifetimes { with_events: minutes, without_events: seconds, live_window: minutes * 12 };
+        let lifetimes = Lifetimes {
+            with_events: minutes,
+            without_events: seconds,
+            live_window: minutes * 12,
+            graces: Graces::default(),
+        };
         let mut freshness = Freshness::new(lifetimes, [account.clone()], None);
-        let lifetime = |freshness: &Freshness| freshness.lifetime(&account, ApiVersion::V1);
+        let lifetime = |freshness: &Freshness| freshness.ages(&account, ApiVersion::V1).fresh();
         freshness.delivered(&account, ApiVersion::V1, Duration::ZERO);
         assert_eq!(lifetime(&freshness), seconds);
         freshness.begin -= Duration::from_secs(100);
@@ -272,8 +282,12 @@ mod tests {
     fn however_often_deliveries_come_the_other_replicas_are_told_in_time() {
         let account = AccountId::parse("AC00000000000000000000000000000000").unwrap();
         let window = Duration::from_secs(3600);
-        let lifetimes =
-            Lifetimes { with_events: window, without_events: Duration::ZERO, live_window: window };
+        let lifetimes = Lifetimes {
+            with_events: window,
+            without_events: Duration::ZERO,
+            live_window: window,
+            graces: Graces::default(),
+        };
         let mut freshness = Freshness::new(lifetimes, [account.clone()], None);
         let mut told = Vec::new();
         for minute in 0..120 {
@@ -293,7 +307,12 @@ mod tests {
     fn a_delivery_before_this_process_began_is_as_old_as_it_is() {
         let account = AccountId::parse("AC00000000000000000000000000000000").unwrap();
         let hour = Duration::from_secs(3600);
-        let lifetimes = Lifetimes { with_events: hour, without_events: Duration::ZERO, live_window: hour };
+        let lifetimes = Lifetimes {
+            with_events: hour,
+            without_events: Duration::ZERO,
+            live_window: hour,
+            graces: Graces::default(),
+        };
         let mut freshness = Freshness::new(lifetimes, [account.clone()], None);
         freshness.delivered(&account, ApiVersion::V1, Duration::from_secs(3540));
         assert!(freshness.is_live(&account, ApiVersion::V1));

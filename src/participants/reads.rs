@@ -8,22 +8,53 @@ use futures_util::stream::{self, StreamExt as _};
 use tokio::time::timeout_at;
 
 use super::cached::{Cached, missing};
+use super::freshness::Ages;
 use super::page_token::Listed;
 use super::{Error, Page, PageTokens, Participants, Read};
-use crate::cache::{self, Item, LoadError, Loaded, Scope};
-use crate::ids::{ApiVersion, Call, Conversation, ParticipantKey, PersonKey, Segment};
+use crate::cache::{self, Item, LoadError, Loaded, Scope, Wanted};
+use crate::ids::{AccountId, ApiVersion, Call, Conversation, ParticipantKey, PersonKey, Segment};
 use crate::proto::{Participant, ParticipantConversation};
 use crate::twilio::{self, Cursor};
 
 /// So many participants of a batch are read at the same time.
 const BATCH_CONCURRENCY: usize = 10;
 
+/// How old an answer may be, as its caller says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tolerance {
+    /// The largest age; `None`: the lifetime.
+    pub max_age: Option<Duration>,
+    /// Whether an older answer will do where Twilio cannot be read.
+    pub stale_on_error: Option<bool>,
+}
+
+/// What a read asks of the cache, and by when.
+#[derive(Clone, Copy)]
+struct Terms<'a> {
+    account: &'a AccountId,
+    version: ApiVersion,
+    ages: Ages<'a>,
+    tolerance: Tolerance,
+    call: Call,
+}
+
+impl Terms<'_> {
+    /// The caller's own `max_age` is a promise to it: nothing older is told while it is read anew.
+    fn wanted(self) -> Wanted {
+        let lifetime = self.ages.fresh();
+        match self.tolerance.max_age {
+            Some(max_age) => Wanted::Within(max_age.min(lifetime)),
+            None => Wanted::Usual { lifetime, while_refreshed: self.ages.while_revalidating() },
+        }
+    }
+}
+
 impl Participants {
-    /// One participant, at most `max_age` old.
+    /// One participant, as old as its caller tolerates.
     pub async fn get(
         &self,
         key: ParticipantKey,
-        max_age: Option<Duration>,
+        tolerance: Tolerance,
         call: Call,
     ) -> Result<Read<Arc<Participant>>, Error> {
         let item = Item::Participant(key.id.clone());
@@ -35,7 +66,7 @@ impl Participants {
                 found.map(|participant| Cached::Participant(Arc::new(participant))).or_else(missing)
             }
         };
-        let read = self.read(&key.conversation, item, max_age, call, load).await?;
+        let read = self.read(&key.conversation, item, tolerance, call, load).await?;
         match read.value {
             Cached::Participant(value) => Ok(Read { value, status: read.status, fetched: read.fetched }),
             Cached::Missing(error) => Err(Error::Upstream(error)),
@@ -43,14 +74,14 @@ impl Participants {
         }
     }
 
-    /// Participants in the order of `ids`, each at most `max_age` old; one that is named twice is read once. Unless the caller
-    /// takes a `partial` answer, the first failure is the last entry, and no further read begins after it.
+    /// Participants in the order of `ids`, each read by itself; one that is named twice is read once. Unless the caller takes a
+    /// `partial` answer, the first failure is the last entry, and no further read begins after it.
     pub async fn batch_get(
         &self,
         conversation: &Conversation,
         ids: &[Segment],
         partial: bool,
-        max_age: Option<Duration>,
+        tolerance: Tolerance,
         call: Call,
     ) -> Vec<Result<Read<Arc<Participant>>, Error>> {
         let mut places = HashMap::new();
@@ -62,7 +93,7 @@ impl Participants {
             });
         }
         let mut reads =
-            stream::iter(distinct).map(|key| self.get(key, max_age, call)).buffered(BATCH_CONCURRENCY);
+            stream::iter(distinct).map(|key| self.get(key, tolerance, call)).buffered(BATCH_CONCURRENCY);
         let mut results = Vec::new();
         while let Some(result) = reads.next().await {
             let is_last = result.is_err() && !partial;
@@ -80,13 +111,13 @@ impl Participants {
         &self.page_tokens
     }
 
-    /// The page at `cursor`, of at most `size` participants, at most `max_age` old.
+    /// The page at `cursor`, of at most `size` participants.
     pub async fn list(
         &self,
         conversation: &Conversation,
         size: u32,
         cursor: &Cursor,
-        max_age: Option<Duration>,
+        tolerance: Tolerance,
         call: Call,
     ) -> Result<Read<Page<Participant>>, Error> {
         let item = Item::Page { size, cursor: (cursor.page.clone(), cursor.token.clone()) };
@@ -98,7 +129,7 @@ impl Participants {
                 page.map(|page| Cached::Page(Arc::new(page))).or_else(missing)
             }
         };
-        let read = self.read(conversation, item, max_age, call, load).await?;
+        let read = self.read(conversation, item, tolerance, call, load).await?;
         match read.value {
             Cached::Page(content) => {
                 let next = self.seal(conversation, content.next.as_ref());
@@ -111,13 +142,13 @@ impl Participants {
         }
     }
 
-    /// The page at `cursor`, of at most `size` of the person's conversations, at most `max_age` old.
+    /// The page at `cursor`, of at most `size` of the person's conversations.
     pub async fn list_conversations(
         &self,
         (version, person): (ApiVersion, &PersonKey),
         size: u32,
         cursor: &Cursor,
-        max_age: Option<Duration>,
+        tolerance: Tolerance,
         call: Call,
     ) -> Result<Read<Page<ParticipantConversation>>, Error> {
         if version == ApiVersion::V2 {
@@ -133,11 +164,10 @@ impl Participants {
             }
         };
         // Events tell who joins and who leaves, not what else is told here: names, states, timers.
-        let max_age = at_most(max_age, self.freshness.lifetime_without_events());
+        let ages = self.freshness.ages_without_events();
+        let terms = Terms { account: &person.account, version, ages, tolerance, call };
         let key = self.cache.key(Scope::Person(person.clone()), item);
-        let reading = self.through_the_cache(key, max_age, load);
-        let read =
-            timeout_at(call.deadline, reading).await.unwrap_or(Err(Error::Deadline { sent: false }))?;
+        let read = self.through_the_cache(&key, terms, load).await?;
         match read.value {
             Cached::Conversations(content) => {
                 let next = self.seal(person, content.next.as_ref());
@@ -154,54 +184,77 @@ impl Participants {
         cursor.map(|cursor| self.page_tokens.seal(list, cursor)).unwrap_or_default()
     }
 
-    /// One way to read for all: by SID through the cache; by unique name through it as soon as the SID is known. The
-    /// deadline bounds the waiting, not the load.
+    /// One way to read for all: by SID through the cache; by unique name through it as soon as the SID is known.
     async fn read<F>(
         &self,
         conversation: &Conversation,
         item: Item,
-        max_age: Option<Duration>,
+        tolerance: Tolerance,
         call: Call,
         load: impl Fn(Conversation) -> F,
     ) -> Result<Loaded<Cached>, Error>
     where
         F: Future<Output = Result<Cached, twilio::Error>> + Send + 'static,
     {
-        let max_age = at_most(max_age, self.freshness.lifetime(&conversation.account, conversation.version));
-        let reading = async {
-            let is_cached = !self.cache.never_serves(max_age);
-            let by_sid = match conversation.is_unique_name() {
-                true if is_cached => self.aliases.resolve(conversation).await,
-                // What goes to Twilio asks for the name, which may be another conversation's by now.
-                true => None,
-                false => Some(conversation.clone()),
-            };
-            let Some(by_sid) = by_sid else {
-                return self.read_named(conversation, item, load).await;
-            };
-            let key = self.cache.key(Scope::Conversation(by_sid.clone()), item);
-            self.through_the_cache(key, max_age, || load(by_sid.clone())).await
+        let Conversation { account, version, .. } = conversation;
+        let ages = self.freshness.ages(account, *version);
+        let terms = Terms { account, version: *version, ages, tolerance, call };
+        let by_sid = match conversation.is_unique_name() {
+            // What goes to Twilio asks for the name, which may be another conversation's by now.
+            true if terms.wanted().is_nothing() => None,
+            true => self.aliases.resolve(conversation).await,
+            false => Some(conversation.clone()),
         };
-        timeout_at(call.deadline, reading).await.unwrap_or(Err(Error::Deadline { sent: false }))
+        let Some(by_sid) = by_sid else {
+            return self.by_name(conversation, item, terms, load).await;
+        };
+        let key = self.cache.key(Scope::Conversation(by_sid.clone()), item);
+        self.through_the_cache(&key, terms, || load(by_sid.clone())).await
     }
 
     async fn through_the_cache<F>(
         &self,
-        key: cache::Key,
-        max_age: Option<Duration>,
+        key: &cache::Key,
+        terms: Terms<'_>,
         load: impl Fn() -> F,
     ) -> Result<Loaded<Cached>, Error>
     where
         F: Future<Output = Result<Cached, twilio::Error>> + Send + 'static,
     {
-        if self.cache.never_serves(max_age) {
-            return Ok(self.cache.load(key, load()).await?);
+        let wanted = terms.wanted();
+        let reading = async {
+            if wanted.is_nothing() {
+                return Ok(self.cache.load(key, load()).await?);
+            }
+            let loaded = self.cache.get_or_load(key, wanted, load).await;
+            loaded.map_err(|error| match error {
+                LoadError::Failed(error) => Error::Upstream(error),
+                LoadError::Panicked => Error::Bug,
+            })
+        };
+        match in_time(terms.call, reading).await {
+            Ok(loaded) => Ok(loaded),
+            Err(error) => {
+                let stale = match self.oldest_in_place_of(&error, terms) {
+                    Some(oldest) => self.cache.stale(key, oldest).await,
+                    None => None,
+                };
+                stale.ok_or_else(|| self.failed(error))
+            }
         }
-        let loaded = self.cache.get_or_load(key, max_age, load).await;
-        loaded.map_err(|error| match error {
-            LoadError::Failed(error) => Error::Upstream(error),
-            LoadError::Panicked => Error::Bug,
-        })
+    }
+
+    /// How old an answer may be that is told in place of this error; `None`: the error is told.
+    fn oldest_in_place_of(&self, error: &Error, terms: Terms<'_>) -> Option<Duration> {
+        let Terms { account, version, ages, tolerance: Tolerance { max_age, stale_on_error }, .. } = terms;
+        let default = self.freshness.graces().is_on_error_default && max_age.is_none();
+        let is_allowed = stale_on_error.unwrap_or(default) && error.is_twilio_away();
+        is_allowed.then(|| ages.on_error(self.twilio.is_sick(account, version)))
+    }
+
+    fn failed(&self, error: Error) -> Error {
+        self.cache.count_failed();
+        error
     }
 
     /// The conversation by the id that the cache knows it by; `None` for a unique name whose SID no answer has told.
@@ -213,10 +266,12 @@ impl Participants {
         }
     }
 
-    async fn read_named<F>(
+    /// A read whose conversation the cache does not know by this name.
+    async fn by_name<F>(
         &self,
         named: &Conversation,
         item: Item,
+        terms: Terms<'_>,
         load: impl Fn(Conversation) -> F,
     ) -> Result<Loaded<Cached>, Error>
     where
@@ -224,17 +279,49 @@ impl Participants {
     {
         let item_of = |value: &Cached| {
             let id = value.conversation_id()?;
-            Some((Conversation { id, ..named.clone() }, item))
+            Some((Conversation { id, ..named.clone() }, item.clone()))
         };
-        let loaded = self.cache.load_unkeyed(load(named.clone()), item_of).await?;
-        if let Some(sid) = loaded.value.conversation_id() {
-            self.aliases.learn(named, sid).await;
+        let reading = async { Ok(self.cache.load_unkeyed(load(named.clone()), item_of).await?) };
+        match in_time(terms.call, reading).await {
+            Ok(loaded) => {
+                if let Some(sid) = loaded.value.conversation_id() {
+                    self.aliases.learn(named, sid).await;
+                } else if loaded.value.is_negative() {
+                    self.gone_by_name(named, item).await;
+                }
+                Ok(loaded)
+            }
+            Err(error) => {
+                // No event tells that a name means another conversation.
+                let terms = Terms { ages: self.freshness.ages_without_events(), ..terms };
+                let stale = match self.oldest_in_place_of(&error, terms) {
+                    Some(oldest) => self.stale_by_name(named, item, oldest).await,
+                    None => None,
+                };
+                stale.ok_or_else(|| self.failed(error))
+            }
         }
-        Ok(loaded)
+    }
+
+    /// That there is none was told for a name, and may concern what is cached by SID.
+    async fn gone_by_name(&self, named: &Conversation, item: Item) {
+        if let Some(by_sid) = self.aliases.resolve_stale(named, Duration::MAX).await {
+            self.cache.gone(&self.cache.key(Scope::Conversation(by_sid), item)).await;
+        }
+    }
+
+    async fn stale_by_name(
+        &self,
+        named: &Conversation,
+        item: Item,
+        oldest: Duration,
+    ) -> Option<Loaded<Cached>> {
+        let by_sid = self.aliases.resolve_stale(named, oldest).await?;
+        self.cache.stale(&self.cache.key(Scope::Conversation(by_sid), item), oldest).await
     }
 }
 
-/// How old the answer may be: as the caller asks, within the lifetime.
-fn at_most(asked: Option<Duration>, lifetime: Duration) -> Option<Duration> {
-    Some(asked.unwrap_or(lifetime).min(lifetime))
+/// The deadline bounds the waiting, not the load.
+async fn in_time<T>(call: Call, reading: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout_at(call.deadline, reading).await.unwrap_or(Err(Error::Deadline { sent: false }))
 }

@@ -16,6 +16,8 @@ pub(super) struct Call {
     pub(super) route: Route,
     /// The account it logged in to; `None` if it did not.
     pub(super) account: Option<String>,
+    /// How many requests that account had under way when it came, this one included.
+    pub(super) concurrent: usize,
 }
 
 impl Call {

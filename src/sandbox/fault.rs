@@ -10,11 +10,12 @@ use thiserror::Error;
 
 use super::Api;
 
-const TEXT_KEYS: [&str; 13] = [
+const TEXT_KEYS: [&str; 14] = [
     "api",
     "method",
     "path",
     "account",
+    "concurrent-above",
     "times",
     "latency",
     "hold",
@@ -86,6 +87,9 @@ pub struct FaultMatch {
     /// The SID of the account that the request logged in to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+    /// So many requests of its account are under way already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrent_above: Option<usize>,
 }
 
 /// Where an answer breaks off.

@@ -97,6 +97,7 @@ fn matches(fault: &Fault, call: &Call) -> bool {
         && wanted.method.as_ref().is_none_or(|method| call.method.as_str().eq_ignore_ascii_case(method))
         && wanted.path_contains.as_ref().is_none_or(|part| call.path.contains(part))
         && wanted.account.as_ref().is_none_or(|account| call.account.as_ref() == Some(account))
+        && wanted.concurrent_above.is_none_or(|most| call.concurrent > most)
 }
 
 /// Counts a request as held for as long as it is there: also when its client hangs up first.

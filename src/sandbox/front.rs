@@ -1,6 +1,7 @@
 //! The way of a request through the sandbox: logged, struck by a fault or not, answered by its face.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -30,7 +31,7 @@ pub(super) struct Shared {
     journal: Mutex<Journal>,
     pub(super) faults: Faults,
     pub(super) events: Events,
-    in_flight: AtomicUsize,
+    in_flight: InFlight,
     requests: AtomicU64,
 }
 
@@ -43,7 +44,7 @@ impl Shared {
             journal: Mutex::default(),
             faults: Faults::new(faults.clone()),
             events: Events::new(),
-            in_flight: AtomicUsize::new(0),
+            in_flight: InFlight::default(),
             requests: AtomicU64::new(0),
             first_faults: faults,
             accounts,
@@ -75,7 +76,6 @@ impl Shared {
 /// Answers what is not a control request.
 pub(super) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let started = Instant::now();
-    let in_flight = InFlight::enter(&shared.in_flight);
     let (head, body) = request.into_parts();
     let Ok(body) = axum::body::to_bytes(body, MOST_BODY_BYTES).await else {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
@@ -85,9 +85,11 @@ pub(super) async fn serve(State(shared): State<Arc<Shared>>, request: Request) -
         Some(Target::Token) => oauth::account(&shared.credentials(), &body),
         _ => shared.credentials().account(&head.headers, SystemTime::now()),
     };
+    let in_flight = shared.in_flight.enter(account.as_ref());
     let call = Call {
         route,
         account,
+        concurrent: in_flight.count,
         method: head.method,
         path: head.uri.path().to_owned(),
         query: head.uri.query().unwrap_or_default().to_owned(),
@@ -207,21 +209,34 @@ fn set_header(headers: &mut HeaderMap, name: &str, value: &str, precedence: Prec
     }
 }
 
-struct InFlight<'a> {
-    total: &'a AtomicUsize,
-    /// Including this one, when it came in.
-    count: usize,
-}
+/// The requests under way, by account: those without one count together.
+#[derive(Default)]
+struct InFlight(Mutex<HashMap<Option<String>, usize>>);
 
-impl<'a> InFlight<'a> {
-    fn enter(total: &'a AtomicUsize) -> InFlight<'a> {
-        let count = total.fetch_add(1, Ordering::Relaxed) + 1;
-        InFlight { total, count }
+impl InFlight {
+    fn enter(&self, account: Option<&String>) -> UnderWay<'_> {
+        let mut accounts = self.accounts();
+        let count = accounts.entry(account.cloned()).or_default();
+        *count += 1;
+        UnderWay { all: self, account: account.cloned(), count: *count }
+    }
+
+    fn accounts(&self) -> MutexGuard<'_, HashMap<Option<String>, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for InFlight<'_> {
+struct UnderWay<'a> {
+    all: &'a InFlight,
+    account: Option<String>,
+    /// Of its account, including this one, when it came in.
+    count: usize,
+}
+
+impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.total.fetch_sub(1, Ordering::Relaxed);
+        if let Some(count) = self.all.accounts().get_mut(&self.account) {
+            *count -= 1;
+        }
     }
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, MeterProvider as _, UpDownCounter};
+use opentelemetry::metrics::{
+    AsyncInstrument, Counter, Gauge, Histogram, Meter, MeterProvider as _, UpDownCounter,
+};
 use opentelemetry_otlp::{ExporterBuildError, MetricExporter};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkError;
@@ -54,6 +56,39 @@ const IN_FLIGHT: Row = Row {
     labels: &["rpc.method"],
     help: "Calls that have begun and not ended, open streams among them",
 };
+const SHED: Row = Row {
+    name: "participant.calls.shed",
+    prometheus: "participant_calls_shed_total",
+    kind: "counter",
+    unit: "",
+    labels: &["rpc.method"],
+    help: "Calls that were refused because `limits.calls_in_flight` or `limits.watchers` were reached",
+};
+const CUT: Row = Row {
+    name: "participant.calls.cut",
+    prometheus: "participant_calls_cut_total",
+    kind: "counter",
+    unit: "",
+    labels: &[],
+    help: "Calls that had not ended by the end of `drain.timeout`; a collector learns it, `/metrics` only in the last moment",
+};
+const CONNECTIONS: Row = Row {
+    name: "participant.connections.open",
+    prometheus: "participant_connections_open",
+    kind: "gauge",
+    unit: "",
+    labels: &[],
+    help: "Connections to the gRPC listener",
+};
+const REFUSED: Row = Row {
+    name: "participant.connections.refused",
+    prometheus: "participant_connections_refused_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.connections.reason"],
+    help: "Connections to the gRPC listener that it closed: total (there were `connections.max`), peer (their address had \
+           `connections.max_per_peer`), silent (no HTTP/2 within `connections.handshake_timeout`)",
+};
 const REQUESTS: Row = Row {
     name: "http.client.request.duration",
     prometheus: "http_client_request_duration_seconds",
@@ -76,6 +111,72 @@ const RETRIES: Row = Row {
     unit: "",
     labels: &["http.request.method", "url.template"],
     help: "Requests to Twilio that were sent again",
+};
+const LIMIT: Row = Row {
+    name: "participant.upstream.concurrency.limit",
+    prometheus: "participant_upstream_concurrency_limit",
+    kind: "gauge",
+    unit: "",
+    labels: &["participant.account"],
+    help: "How many requests of an account may be under way at Twilio; falls when Twilio says that there are too many",
+};
+const UNDER_WAY: Row = Row {
+    name: "participant.upstream.in_flight",
+    prometheus: "participant_upstream_in_flight",
+    kind: "gauge",
+    unit: "",
+    labels: &["participant.account"],
+    help: "How many are, as far as this process sends them",
+};
+const QUEUED: Row = Row {
+    name: "participant.upstream.queued",
+    prometheus: "participant_upstream_queued",
+    kind: "gauge",
+    unit: "",
+    labels: &["participant.account", "participant.upstream.kind"],
+    help: "Requests that wait until another one ends: read or write",
+};
+const QUEUE_WAIT: Row = Row {
+    name: "participant.upstream.queue.wait",
+    prometheus: "participant_upstream_queue_wait_seconds",
+    kind: "histogram",
+    unit: "s",
+    labels: &["participant.account", "participant.upstream.kind"],
+    help: "How long they waited until they were sent; those that need not wait, and those that are refused, do not count",
+};
+const REFUSALS: Row = Row {
+    name: "participant.upstream.refusals",
+    prometheus: "participant_upstream_refusals_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.account", "participant.upstream.reason"],
+    help: "Requests that were not sent, because too many are under way: queue_full (or the caller's share of it is), no_time (the \
+           wait would not fit the deadline), waited (in vain)",
+};
+const CIRCUIT: Row = Row {
+    name: "participant.upstream.circuit",
+    prometheus: "participant_upstream_circuit",
+    kind: "gauge",
+    unit: "",
+    labels: &["participant.api.version", "participant.account"],
+    help: "Whether the account's API is asked: 0 as ever, 1 one request tries whether it works, 2 not at all for now; stays where it \
+           is until a request succeeds",
+};
+const CIRCUIT_TURNS: Row = Row {
+    name: "participant.upstream.circuit.transitions",
+    prometheus: "participant_upstream_circuit_transitions_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.api.version", "participant.account", "participant.circuit.state"],
+    help: "How often the circuit turned closed, half_open or open",
+};
+const CIRCUIT_REFUSALS: Row = Row {
+    name: "participant.upstream.circuit.refusals",
+    prometheus: "participant_upstream_circuit_refusals_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.api.version", "participant.account"],
+    help: "Requests to Twilio that were not sent because the circuit was open",
 };
 const UNKNOWN_KEYS: Row = Row {
     name: "participant.upstream.unknown_keys",
@@ -107,7 +208,16 @@ const LOOKUPS: Row = Row {
     kind: "counter",
     unit: "",
     labels: &["participant.cache.outcome"],
-    help: "Reads by how the cache served them: hit, miss (loaded), coalesced (joined another's load), bypass, failed",
+    help: "Reads by how the cache served them: hit, miss (loaded), coalesced (joined another's load), bypass, stale_revalidating \
+           (past its lifetime, and being refreshed), stale_on_error (because Twilio could not be read), failed",
+};
+const REFRESHES: Row = Row {
+    name: "participant.cache.refreshes",
+    prometheus: "participant_cache_refreshes_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.cache.refresh.outcome"],
+    help: "Refreshes of what was served past its lifetime, by how they ended: renewed, joined (another's load), failed, panicked",
 };
 const AGE: Row = Row {
     name: "participant.cache.entry.age",
@@ -206,12 +316,25 @@ const BUILD: Row = Row {
 pub const METRICS: &[Row] = &[
     CALLS,
     IN_FLIGHT,
+    SHED,
+    CUT,
+    CONNECTIONS,
+    REFUSED,
     REQUESTS,
     RETRIES,
+    LIMIT,
+    UNDER_WAY,
+    QUEUED,
+    QUEUE_WAIT,
+    REFUSALS,
+    CIRCUIT,
+    CIRCUIT_TURNS,
+    CIRCUIT_REFUSALS,
     UNKNOWN_KEYS,
     UNKNOWN_VALUES,
     BAD_SECRETS,
     LOOKUPS,
+    REFRESHES,
     AGE,
     ENTRIES,
     WEIGHT,
@@ -239,6 +362,19 @@ pub fn markdown() -> String {
     table
 }
 
+/// The labels of one API of an account.
+fn api(account: &str, version: &'static str) -> [KeyValue; 2] {
+    [
+        KeyValue::new("participant.api.version", version),
+        KeyValue::new("participant.account", account.to_owned()),
+    ]
+}
+
+fn turn(account: &str, version: &'static str, state: CircuitState) -> [KeyValue; 3] {
+    let [version, account] = api(account, version);
+    [version, account, KeyValue::new("participant.circuit.state", state.as_str())]
+}
+
 /// Seconds, as the semantic conventions advise for calls and requests.
 const DURATIONS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
@@ -255,12 +391,22 @@ pub struct Metrics(Arc<Instruments>);
 struct Instruments {
     calls: Histogram<f64>,
     in_flight: UpDownCounter<i64>,
+    shed: Counter<u64>,
+    cut: Counter<u64>,
+    connections: UpDownCounter<i64>,
+    refused: Counter<u64>,
     requests: Histogram<f64>,
     retries: Counter<u64>,
+    queue_wait: Histogram<f64>,
+    refusals: Counter<u64>,
+    circuit: Gauge<u64>,
+    circuit_turns: Counter<u64>,
+    circuit_refusals: Counter<u64>,
     unknown_keys: Counter<u64>,
     unknown_values: Counter<u64>,
     bad_secrets: UpDownCounter<i64>,
     lookups: Counter<u64>,
+    refreshes: Counter<u64>,
     age: Histogram<f64>,
     bus: Gauge<u64>,
     bus_lag: Histogram<f64>,
@@ -300,6 +446,42 @@ impl From<prometheus::Error> for MetricsError {
     }
 }
 
+/// What the governor of an account has under way.
+#[derive(Clone, Debug)]
+pub struct GovernorLoad {
+    /// The account.
+    pub account: String,
+    /// How many requests may be under way.
+    pub limit: usize,
+    /// How many are.
+    pub in_flight: usize,
+    /// Reads that wait.
+    pub queued_reads: usize,
+    /// Writes that wait.
+    pub queued_writes: usize,
+}
+
+/// Where the circuit of an account's API stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CircuitState {
+    /// Requests are sent.
+    Closed,
+    /// One is sent, to see.
+    HalfOpen,
+    /// None are.
+    Open,
+}
+
+impl CircuitState {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half_open",
+            Self::Open => "open",
+        }
+    }
+}
+
 /// How an attempt at a request to Twilio went.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt<'a> {
@@ -315,6 +497,34 @@ pub struct Attempt<'a> {
     pub status: Option<u16>,
     /// What went wrong, out of a closed set.
     pub error: Option<&'static str>,
+}
+
+fn queue_labels(account: &str, is_write: bool) -> [KeyValue; 2] {
+    [
+        KeyValue::new("participant.account", account.to_owned()),
+        KeyValue::new("participant.upstream.kind", if is_write { "write" } else { "read" }),
+    ]
+}
+
+/// Why a connection was closed that nobody had used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionRefused {
+    /// There were as many as there may be.
+    Total,
+    /// So there were of its peer's.
+    Peer,
+    /// It said nothing.
+    Silent,
+}
+
+impl ConnectionRefused {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Total => "total",
+            Self::Peer => "peer",
+            Self::Silent => "silent",
+        }
+    }
 }
 
 impl Metrics {
@@ -346,12 +556,22 @@ impl Metrics {
         let instruments = Instruments {
             calls: histogram(&CALLS, &DURATIONS),
             in_flight: up_down(&IN_FLIGHT),
+            shed: counter(&SHED),
+            cut: counter(&CUT),
+            connections: up_down(&CONNECTIONS),
+            refused: counter(&REFUSED),
             requests: histogram(&REQUESTS, &DURATIONS),
             retries: counter(&RETRIES),
+            queue_wait: histogram(&QUEUE_WAIT, &LAGS),
+            refusals: counter(&REFUSALS),
+            circuit: meter.u64_gauge(CIRCUIT.name).with_description(CIRCUIT.help).build(),
+            circuit_turns: counter(&CIRCUIT_TURNS),
+            circuit_refusals: counter(&CIRCUIT_REFUSALS),
             unknown_keys: counter(&UNKNOWN_KEYS),
             unknown_values: counter(&UNKNOWN_VALUES),
             bad_secrets: up_down(&BAD_SECRETS),
             lookups: counter(&LOOKUPS),
+            refreshes: counter(&REFRESHES),
             age: histogram(&AGE, &AGES),
             bus: meter.u64_gauge(BUS.name).with_description(BUS.help).build(),
             bus_lag: histogram(&BUS_LAG, &LAGS),
@@ -361,8 +581,16 @@ impl Metrics {
             registry,
             provider,
         };
-        // So that it is there before anything is wrong.
+        // So that they are there before anything is wrong.
         instruments.bad_secrets.add(0, &[]);
+        for outcome in ["renewed", "joined", "failed", "panicked"] {
+            instruments.refreshes.add(0, &[KeyValue::new("participant.cache.refresh.outcome", outcome)]);
+        }
+        instruments.connections.add(0, &[]);
+        instruments.cut.add(0, &[]);
+        for why in [ConnectionRefused::Total, ConnectionRefused::Peer, ConnectionRefused::Silent] {
+            instruments.refused.add(0, &[KeyValue::new("participant.connections.reason", why.as_str())]);
+        }
         let version = [KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))];
         meter.u64_gauge(BUILD.name).with_description(BUILD.help).build().record(1, &version);
         Ok(Self(Arc::new(instruments)))
@@ -391,6 +619,31 @@ impl Metrics {
     /// A call that had begun is over.
     pub fn call_ended(&self, method: &Arc<str>) {
         self.0.in_flight.add(-1, &[KeyValue::new("rpc.method", method.clone())]);
+    }
+
+    /// A call that had begun was refused, because there were too many.
+    pub fn call_shed(&self, method: &Arc<str>) {
+        self.0.shed.add(1, &[KeyValue::new("rpc.method", method.clone())]);
+    }
+
+    /// The end of the drain cut so many calls.
+    pub fn calls_cut(&self, count: usize) {
+        self.0.cut.add(u64::try_from(count).unwrap_or(u64::MAX), &[]);
+    }
+
+    /// There is one more connection.
+    pub fn connection_opened(&self) {
+        self.0.connections.add(1, &[]);
+    }
+
+    /// There is one less.
+    pub fn connection_closed(&self) {
+        self.0.connections.add(-1, &[]);
+    }
+
+    /// A connection was closed that nobody had used.
+    pub fn connection_refused(&self, why: ConnectionRefused) {
+        self.0.refused.add(1, &[KeyValue::new("participant.connections.reason", why.as_str())]);
     }
 
     /// A call was answered, or left by its caller.
@@ -426,6 +679,67 @@ impl Metrics {
         self.0.retries.add(1, &labels);
     }
 
+    /// A request of an account was sent after it had waited so long for its turn.
+    pub fn governor_waited(&self, account: &str, is_write: bool, wait: Duration) {
+        self.0.queue_wait.record(wait.as_secs_f64(), &queue_labels(account, is_write));
+    }
+
+    /// A request of an account was not sent, for one of the reasons that the table lists.
+    pub fn governor_refused(&self, account: &str, reason: &'static str) {
+        let labels = [
+            KeyValue::new("participant.account", account.to_owned()),
+            KeyValue::new("participant.upstream.reason", reason),
+        ];
+        self.0.refusals.add(1, &labels);
+    }
+
+    /// Asks for what the governors have under way whenever the registry is read.
+    pub fn observe_governors(&self, loads: impl Fn() -> Vec<GovernorLoad> + Send + Sync + 'static) {
+        let loads = Arc::new(loads);
+        let gauge = |row: &Row| self.0.meter.u64_observable_gauge(row.name).with_description(row.help);
+        let account = |load: &GovernorLoad| [KeyValue::new("participant.account", load.account.clone())];
+        let of = loads.clone();
+        let limits = move |observer: &dyn AsyncInstrument<u64>| {
+            of().iter().for_each(|load| observer.observe(load.limit as u64, &account(load)));
+        };
+        let of = loads.clone();
+        let in_flight = move |observer: &dyn AsyncInstrument<u64>| {
+            of().iter().for_each(|load| observer.observe(load.in_flight as u64, &account(load)));
+        };
+        let queued = move |observer: &dyn AsyncInstrument<u64>| {
+            for load in loads() {
+                observer.observe(load.queued_reads as u64, &queue_labels(&load.account, false));
+                observer.observe(load.queued_writes as u64, &queue_labels(&load.account, true));
+            }
+        };
+        // The registry holds the callbacks from here on.
+        let _ = gauge(&LIMIT).with_callback(limits).build();
+        let _ = gauge(&UNDER_WAY).with_callback(in_flight).build();
+        let _ = gauge(&QUEUED).with_callback(queued).build();
+    }
+
+    /// A configured account's API has a circuit, which is closed; `version` is `v1` or `v2`.
+    pub fn circuit_made(&self, account: &str, version: &'static str) {
+        let labels = api(account, version);
+        self.0.circuit.record(CircuitState::Closed as u64, &labels);
+        // A counter that begins with its first step is none that has stepped.
+        self.0.circuit_refusals.add(0, &labels);
+        for state in [CircuitState::Closed, CircuitState::HalfOpen, CircuitState::Open] {
+            self.0.circuit_turns.add(0, &turn(account, version, state));
+        }
+    }
+
+    /// Its circuit has turned so.
+    pub fn circuit_turned(&self, account: &str, version: &'static str, state: CircuitState) {
+        self.0.circuit.record(state as u64, &api(account, version));
+        self.0.circuit_turns.add(1, &turn(account, version, state));
+    }
+
+    /// A request was not sent because it is open.
+    pub fn circuit_refused(&self, account: &str, version: &'static str) {
+        self.0.circuit_refusals.add(1, &api(account, version));
+    }
+
     /// An answer had a key that is not known; `version` is `v1` or `v2`. Names come from outside: the caller bounds what they
     /// are and how many.
     pub fn key_unknown(&self, version: &'static str, key: String) {
@@ -453,6 +767,11 @@ impl Metrics {
     /// A read was served, or not; `outcome` is one of those that the table lists.
     pub fn cache_looked_up(&self, outcome: &'static str) {
         self.0.lookups.add(1, &[KeyValue::new("participant.cache.outcome", outcome)]);
+    }
+
+    /// A refresh that nobody waited for is over; `outcome` is one of those that the table lists.
+    pub fn cache_refreshed(&self, outcome: &'static str) {
+        self.0.refreshes.add(1, &[KeyValue::new("participant.cache.refresh.outcome", outcome)]);
     }
 
     /// A hit served what is so old.

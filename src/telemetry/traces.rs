@@ -56,7 +56,13 @@ pub const SPANS: &[SpanRow] = &[
     SpanRow {
         name: "`cache load`, where a read had to be loaded",
         kind: "internal",
-        parent: "the call that began it",
+        parent: "the call that began it, or a refresh",
+        attributes: &[],
+    },
+    SpanRow {
+        name: "`cache refresh`, where an answer past its lifetime was told and is read anew",
+        kind: "internal",
+        parent: "none; it has a link to the call",
         attributes: &[],
     },
     SpanRow {

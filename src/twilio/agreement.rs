@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// What a write and its caller have agreed on: either it is sent, or it is given up, never both.
@@ -13,6 +14,7 @@ pub struct Agreement(Arc<Agreed>);
 struct Agreed {
     state: AtomicU8,
     sent_at: Mutex<Option<Instant>>,
+    left: Notify,
 }
 
 /// Nothing is sent that Twilio may process.
@@ -48,6 +50,13 @@ impl Agreement {
         self.0.state.load(Ordering::SeqCst) == GIVEN_UP
     }
 
+    /// Until nobody waits for the write any more; never where it was sent. One task at a time may wait for it.
+    pub(super) async fn given_up(&self) {
+        while !self.is_given_up() {
+            self.0.left.notified().await;
+        }
+    }
+
     /// Called when the caller leaves; tells whether that was too late, and the write goes on without anyone to tell.
     pub fn give_up(&self) -> bool {
         // In one step: an attempt may end just now.
@@ -57,6 +66,7 @@ impl Agreement {
             _ => None,
         };
         let _ = self.0.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left);
+        self.0.left.notify_one();
         self.is_abandoned()
     }
 

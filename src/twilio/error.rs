@@ -13,6 +13,8 @@ use crate::ids::{ApiVersion, Segment, Violation, is_public, is_sid};
 
 /// Twilio's codes for "too many requests": never processed, so any method may be repeated (docs/api/errors/20429).
 pub const THROTTLED: &[i64] = &[20429, 50063, 50074];
+/// Those of them that tell of one conversation or service with too many changes a second, not of the whole account.
+const THROTTLED_IN_PART: &[i64] = &[50063, 50074];
 /// Twilio's codes for a participant or a conversation that is not there.
 const NOT_FOUND: &[i64] = &[20404, 50350, 50432];
 
@@ -263,6 +265,28 @@ impl Error {
         matches!(&self.cause, Cause::Answered(problem) if problem.status == StatusCode::UNAUTHORIZED)
     }
 
+    /// Whether there was no answer to what was asked: Twilio, or the way to it, is away, fails, or has enough to do.
+    pub fn is_away(&self) -> bool {
+        match &self.cause {
+            Cause::Answered(problem) => problem.status.is_server_error() || problem.is_unprocessed(),
+            Cause::NoToken(NoToken::Unavailable(_))
+            | Cause::CircuitOpen(_)
+            | Cause::Overloaded(_)
+            | Cause::NotSent(_)
+            | Cause::Cut(_)
+            | Cause::TimedOut => true,
+            Cause::NoToken(NoToken::Refused(_))
+            | Cause::GivenUp
+            | Cause::Broken(_)
+            | Cause::Unsupported(_) => false,
+        }
+    }
+
+    /// Whether the account has too many requests under way at Twilio.
+    pub(super) fn is_one_too_many(&self) -> bool {
+        matches!(&self.cause, Cause::Answered(problem) if problem.is_one_too_many())
+    }
+
     /// Whether the participant or the conversation is not there.
     pub fn is_not_found(&self) -> bool {
         match &self.cause {
@@ -362,10 +386,18 @@ impl Problem {
     }
 
     /// Whether Twilio says that it did nothing: too many requests, or the request did not arrive whole.
-    fn is_unprocessed(&self) -> bool {
+    pub(super) fn is_unprocessed(&self) -> bool {
         match self.code {
             Some(code) if THROTTLED.contains(&code) => true,
             _ => matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT),
+        }
+    }
+
+    fn is_one_too_many(&self) -> bool {
+        match self.code {
+            Some(code) if THROTTLED_IN_PART.contains(&code) => false,
+            Some(code) if THROTTLED.contains(&code) => true,
+            _ => self.status == StatusCode::TOO_MANY_REQUESTS,
         }
     }
 

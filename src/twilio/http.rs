@@ -1,18 +1,22 @@
-//! The one way to Twilio: a reqwest client below a tower stack of retries and, for each attempt, time and size limits.
+//! The one way to Twilio: a reqwest client below a tower stack of retries, the circuit breaker and, for each attempt, limits of
+//! time and size.
 
 mod attempt;
 mod request;
 mod response;
 mod retry;
 
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, err};
 use http::StatusCode;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::redirect;
 use tower::retry::RetryLayer;
-use tower::{Layer as _, ServiceExt as _};
+use tower::{Layer as _, Service, ServiceExt as _};
 use url::Url;
 
 use super::Settings;
@@ -21,8 +25,9 @@ use super::error::Error;
 use crate::ids::Violation;
 use crate::telemetry::Metrics;
 use attempt::Attempt;
-pub(super) use request::{Body, Request};
+pub(super) use request::{Body, Peer, Request};
 pub(super) use response::Response;
+pub(super) use retry::RetryBudget;
 use retry::RetryPolicy;
 
 /// RFC 3986's unreserved characters; every other byte of an id is encoded.
@@ -48,7 +53,7 @@ pub(super) fn url(base: &Url, segments: &[&str]) -> Result<Url, Violation> {
 /// Sends requests: retries on the outside, one attempt with its limits on the inside.
 #[derive(Clone)]
 pub(super) struct Http {
-    stack: tower::retry::Retry<RetryPolicy, Attempt>,
+    stack: tower::retry::Retry<RetryPolicy, Guarded<Attempt>>,
 }
 
 impl Http {
@@ -58,6 +63,8 @@ impl Http {
             .referer(false)
             .no_proxy()
             .user_agent(concat!("participant-gateway/", env!("CARGO_PKG_VERSION")))
+            // So that what is tested is what is shipped: the tests' own dependencies turn on HTTP/2.
+            .http1_only()
             .connect_timeout(settings.connect_timeout)
             // Twilio closes idle connections; one that it closes under a write costs an unknown outcome.
             .pool_idle_timeout(settings.pool_idle_timeout)
@@ -76,10 +83,12 @@ impl Http {
             propagate_trace: settings.propagate_trace,
         };
         let policy = RetryPolicy::new(settings.max_retries, metrics, drift);
-        Ok(Self { stack: RetryLayer::new(policy).layer(attempt) })
+        Ok(Self { stack: RetryLayer::new(policy).layer(Guarded(attempt)) })
     }
 
     pub(super) async fn send(&self, request: Request) -> Result<Response, Error> {
+        // Also of a read that is for the cache: whoever asked for it has gone before it begins.
+        request.has_until(request.budget.retry_until)?;
         self.stack.clone().oneshot(request).await
     }
 
@@ -90,7 +99,33 @@ impl Http {
         url: &Url,
         form: String,
     ) -> Result<(StatusCode, Bytes), &'static str> {
-        self.stack.get_ref().post_form(url, form).await
+        self.stack.get_ref().0.post_form(url, form).await
+    }
+}
+
+/// Lets through what has a chance to be sent, before it queues for anything further in. An attempt asks again just before
+/// it begins.
+#[derive(Clone)]
+struct Guarded<S>(S);
+
+impl<S> Service<Request> for Guarded<S>
+where
+    S: Service<Request, Response = Response, Error = Error>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Error;
+    type Future = BoxFuture<'static, Result<Response, Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        match request.peer.breaker.check() {
+            Ok(()) => self.0.call(request).boxed(),
+            Err(cause) => err(request.error(cause)).boxed(),
+        }
     }
 }
 

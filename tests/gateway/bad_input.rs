@@ -407,7 +407,7 @@ on_both_versions! {
     async fn a_negative_age_is_refused(face) {
         let mut gateway = Gateway::start().await;
         for (seconds, nanos) in [(-1, 0), (0, -1), (1, -1), (i64::MIN, 0), (i64::MIN, i32::MIN), (0, i32::MIN), (0, 1_000_000_000)] {
-            let read_options = Some(ReadOptions { max_age: Some(prost_types::Duration { seconds, nanos }) });
+            let read_options = Some(ReadOptions { max_age: Some(prost_types::Duration { seconds, nanos }), ..Default::default() });
             let error = gateway.get(GetParticipantRequest { read_options, ..face.get() }).await.unwrap_err();
             assert_eq!(refused_fields(&error), ["read_options.max_age"], "{seconds} {nanos}");
             let error = gateway.list(ListParticipantsRequest { read_options, ..face.list() }).await.unwrap_err();
@@ -415,7 +415,7 @@ on_both_versions! {
         }
         nothing_was_sent(&mut gateway, face).await;
         // The longest is served.
-        let read_options = Some(ReadOptions { max_age: Some(prost_types::Duration { seconds: i64::MAX, nanos: 0 }) });
+        let read_options = Some(ReadOptions { max_age: Some(prost_types::Duration { seconds: i64::MAX, nanos: 0 }), ..Default::default() });
         gateway.get(GetParticipantRequest { read_options, ..face.get() }).await.unwrap();
     }
 
@@ -672,7 +672,7 @@ on_both_versions! {
             conversation: Some(reference.clone()),
             page_size: -1,
             page_token: String::new(),
-            read_options: Some(ReadOptions { max_age: Some(prost_types::Duration { seconds: -1, nanos: 0 }) }),
+            read_options: Some(ReadOptions { max_age: Some(prost_types::Duration { seconds: -1, nanos: 0 }), ..Default::default() }),
         };
         let conversation = [
             "conversation.account_id",

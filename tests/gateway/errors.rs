@@ -15,10 +15,10 @@ use crate::on_both_versions;
 use crate::raw::*;
 use crate::upstream::*;
 
-const NO_RETRIES: (&str, &str) = ("GATEWAY_UPSTREAM_MAX_RETRIES", "0");
+pub const NO_RETRIES: (&str, &str) = ("GATEWAY_UPSTREAM_MAX_RETRIES", "0");
 const REQUEST_ID: &str = "RQ0123456789abcdef0123456789abcdef";
 
-fn operations(face: Face) -> Vec<Operation> {
+pub fn operations(face: Face) -> Vec<Operation> {
     let mut operations = vec![Operation::Fetch, Operation::List, Operation::Create, Operation::Update];
     if face == Face::V1 {
         operations.extend([Operation::Delete, Operation::ListConversations]);
@@ -26,7 +26,7 @@ fn operations(face: Face) -> Vec<Operation> {
     operations
 }
 
-fn method(face: Face, operation: Operation) -> &'static str {
+pub fn method(face: Face, operation: Operation) -> &'static str {
     match (operation, face) {
         (Operation::Fetch | Operation::List | Operation::ListConversations, _) => "GET",
         (Operation::Update, Face::V2) => "PUT",
@@ -36,7 +36,7 @@ fn method(face: Face, operation: Operation) -> &'static str {
 }
 
 /// The call that makes this request to Twilio, past the cache.
-async fn call(gateway: &mut Gateway, face: Face, operation: Operation) -> Result<(), Status> {
+pub async fn call(gateway: &mut Gateway, face: Face, operation: Operation) -> Result<(), Status> {
     match operation {
         Operation::Fetch => gateway.get(face.get_fresh()).await.map(drop),
         Operation::List => {
@@ -65,12 +65,12 @@ async fn answered(gateway: &mut Gateway, face: Face, operation: Operation, mut a
     call(gateway, face, operation).await.unwrap_err()
 }
 
-fn metadata(status: &Status, key: &str) -> Option<String> {
+pub fn metadata(status: &Status, key: &str) -> Option<String> {
     status.get_details_error_info().unwrap().metadata.get(key).cloned()
 }
 
 /// How many requests of this method Twilio got.
-async fn requests(gateway: &Gateway, method: &str) -> usize {
+pub async fn requests(gateway: &Gateway, method: &str) -> usize {
     let requests = gateway.sandbox.requests().await;
     requests.iter().filter(|request| request.method == method).count()
 }

@@ -494,7 +494,8 @@ on_both_versions! {
     }
 
     async fn answers_live_longer_where_events_arrive_and_no_longer_than_the_window(face) {
-        let settings = "cache.ttl = \"1h\"\ncache.ttl_without_events = \"50ms\"\nevents.live_window = \"1s\"";
+        let settings = "cache.ttl = \"1h\"\ncache.ttl_without_events = \"50ms\"\nevents.live_window = \"1s\"\n\
+            cache.stale_while_revalidate = \"0s\"";
         let mut gateway = listening(settings).await;
         let misses_within = async |gateway: &mut Gateway, time: Duration| {
             let (begin, mut misses) = (Instant::now(), 0);

@@ -169,7 +169,7 @@ impl Face {
 }
 
 pub fn max_age(age: Duration) -> Option<ReadOptions> {
-    Some(ReadOptions { max_age: Some(prost_types::Duration::try_from(age).unwrap()) })
+    Some(ReadOptions { max_age: Some(prost_types::Duration::try_from(age).unwrap()), ..Default::default() })
 }
 
 /// Sets this runtime's clock on, in one step.

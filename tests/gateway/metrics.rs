@@ -7,6 +7,8 @@ use participant_gateway::proto::*;
 use participant_gateway::sandbox;
 use participant_gateway::telemetry::metrics::{METRICS, Row};
 use serde_json::json;
+use tokio::task::JoinSet;
+use tonic::Code;
 
 use crate::events::{Delivery, Event};
 use crate::harness::*;
@@ -233,20 +235,41 @@ on_both_versions! {
         for secret in ["planted", "+1555", "CH0000", "conv_conversation", "sandbox\""] {
             assert!(!text.contains(secret), "{secret} in\n{text}");
         }
-        // Only whether its events arrive is told of each configured account.
-        let mut lines = text.lines().filter(|line| !line.starts_with("participant_events_live{"));
+        // A label tells configured accounts apart, in the metrics that have it.
+        let with_account = METRICS.iter().filter(|row| row.labels.contains(&"participant.account"));
+        let names: Vec<_> = with_account.map(|row| row.prometheus).collect();
+        let mut lines = text.lines().filter(|line| !names.iter().any(|name| line.starts_with(name)));
         assert!(lines.all(|line| !line.contains("AC0000")), "{text}");
     }
 }
 
 #[tokio::test]
 async fn every_metric_of_the_table_is_there_and_no_other() {
-    let mut gateway = Gateway::start().await;
+    let mut gateway = Gateway::with(&[
+        ("GATEWAY_LIMITS_WATCHERS", "1"),
+        ("GATEWAY_UPSTREAM_MAX_CONCURRENCY", "1"),
+        ("GATEWAY_UPSTREAM_MAX_QUEUE", "2"),
+    ])
+    .await;
+    let _watcher = gateway.client.watch_participants(WatchParticipantsRequest::default()).await.unwrap();
+    gateway.client.watch_participants(WatchParticipantsRequest::default()).await.unwrap_err();
     gateway.sandbox.fault(json!({ "status": 503, "times": 1 })).await;
     gateway.sandbox.fault(json!({ "body": r#"{"new":1,"last_read_timestamp":"x"}"#, "times": 1 })).await;
     for _ in 0..2 {
         gateway.get(Face::V1.get()).await.unwrap();
     }
+    // One is sent, one waits for its turn, and one finds no room to wait.
+    gateway.sandbox.fault(json!({ "hold": true, "times": 1 })).await;
+    let mut calls = JoinSet::new();
+    for _ in 0..3 {
+        let mut client = gateway.client.clone();
+        calls.spawn(async move { client.get_participant(Face::V1.get_fresh()).await.map(|_| ()) });
+    }
+    gateway.sandbox.held(1).await;
+    let refused = calls.join_next().await.unwrap().unwrap().unwrap_err();
+    assert_eq!(told(&refused), (Code::ResourceExhausted, "LOCAL_CONCURRENCY".into()));
+    gateway.sandbox.release().await;
+    assert!(calls.join_all().await.iter().all(Result::is_ok));
     let url = format!("http://{}/events", gateway.addresses.events.unwrap());
     let event = Event::new(Face::V1, "E1").json().to_string();
     assert_eq!(Delivery::to(&url, event, sandbox::AUTH_TOKEN).post(&gateway).await, 200);

@@ -47,7 +47,10 @@ impl Told {
         let (gateway, upstream) = runtime.block_on(async {
             let answer = answer.clone();
             let upstream = Upstream::answering(move |_, _| answer.lock().unwrap().clone()).await;
-            let gateway = gateway_asking(upstream.address, &[("GATEWAY_UPSTREAM_MAX_RETRIES", "0")]).await;
+            // By chance many failures come in a row, which the breaker would take for an outage.
+            let each_is_sent =
+                [("GATEWAY_UPSTREAM_MAX_RETRIES", "0"), ("GATEWAY_UPSTREAM_BREAKER_FAILURES", "0")];
+            let gateway = gateway_asking(upstream.address, &each_is_sent).await;
             (gateway, upstream)
         });
         Self { runtime, answer, gateway: Mutex::new(gateway), _upstream: upstream }

@@ -1,5 +1,7 @@
 //! A peer in Twilio's place that answers raw bytes: what the sandbox, which speaks HTTP, cannot say.
 
+use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,13 +15,75 @@ use participant_gateway::sandbox;
 
 use crate::harness::Gateway;
 
+/// A listener that hands each of its connections, numbered, to `serve`. Dropped, all of them end.
+pub struct Peer {
+    pub address: SocketAddr,
+    _end: DropGuard,
+}
+
+impl Peer {
+    pub async fn serving<S>(serve: impl Fn(usize, TcpStream) -> S + Send + 'static) -> Self
+    where
+        S: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), serve)
+    }
+
+    pub fn on<S>(listener: TcpListener, serve: impl Fn(usize, TcpStream) -> S + Send + 'static) -> Self
+    where
+        S: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        let (address, end) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let accepting = async move {
+            let mut connections = JoinSet::new();
+            while let Ok((connection, _)) = listener.accept().await {
+                // An error is the client's hanging up.
+                connections.spawn(serve(connections.len(), connection));
+            }
+        };
+        tokio::spawn(end.clone().run_until_cancelled_owned(accepting));
+        Self { address, _end: end.drop_guard() }
+    }
+}
+
+/// A request or an answer, as far as its head tells its length.
+pub struct Message {
+    pub head: String,
+    pub bytes: Vec<u8>,
+}
+
+/// The next message of a connection, unless it ends before; `received` keeps what came after the message.
+pub async fn message(connection: &mut TcpStream, received: &mut Vec<u8>) -> io::Result<Option<Message>> {
+    let end = loop {
+        if let Some(at) = received.windows(4).position(|four| four == b"\r\n\r\n") {
+            break at + 4;
+        }
+        if connection.read_buf(received).await? == 0 {
+            return Ok(None);
+        }
+    };
+    let head = String::from_utf8_lossy(&received[..end]).into_owned();
+    let length = head
+        .to_ascii_lowercase()
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok())
+        .unwrap_or(0);
+    while received.len() < end + length {
+        if connection.read_buf(received).await? == 0 {
+            return Ok(None);
+        }
+    }
+    let bytes = received.drain(..end + length).collect();
+    Ok(Some(Message { head, bytes }))
+}
+
 type Answer = Arc<dyn Fn(usize, &str) -> Vec<u8> + Send + Sync>;
 
-/// A listener that answers each request with what `answer` makes of the request's number and head.
+/// A peer that answers each request with what `answer` makes of the request's number and head.
 pub struct Upstream {
     pub address: SocketAddr,
     requests: Arc<AtomicUsize>,
-    _end: DropGuard,
+    _peer: Peer,
 }
 
 impl Upstream {
@@ -37,12 +101,11 @@ impl Upstream {
         listener: TcpListener,
         answer: impl Fn(usize, &str) -> Vec<u8> + Send + Sync + 'static,
     ) -> Self {
-        let address = listener.local_addr().unwrap();
-        let requests = Arc::new(AtomicUsize::new(0));
-        let end = CancellationToken::new();
-        let serving = serve(listener, Arc::new(answer), requests.clone());
-        tokio::spawn(end.clone().run_until_cancelled_owned(serving));
-        Self { address, requests, _end: end.drop_guard() }
+        let (answer, requests): (Answer, _) = (Arc::new(answer), Arc::new(AtomicUsize::new(0)));
+        let counted = requests.clone();
+        let peer =
+            Peer::on(listener, move |_, connection| converse(connection, answer.clone(), counted.clone()));
+        Self { address: peer.address, requests, _peer: peer }
     }
 
     /// How many requests came in.
@@ -51,47 +114,18 @@ impl Upstream {
     }
 }
 
-async fn serve(listener: TcpListener, answer: Answer, requests: Arc<AtomicUsize>) {
-    let mut connections = JoinSet::new();
-    while let Ok((connection, _)) = listener.accept().await {
-        connections.spawn(converse(connection, answer.clone(), requests.clone()));
-    }
-}
-
-/// An error is the client's hanging up.
-async fn converse(
-    mut connection: TcpStream,
-    answer: Answer,
-    requests: Arc<AtomicUsize>,
-) -> std::io::Result<()> {
+async fn converse(mut connection: TcpStream, answer: Answer, requests: Arc<AtomicUsize>) -> io::Result<()> {
     let mut received = Vec::new();
-    loop {
-        let end = loop {
-            if let Some(at) = received.windows(4).position(|four| four == b"\r\n\r\n") {
-                break at + 4;
-            }
-            if connection.read_buf(&mut received).await? == 0 {
-                return Ok(());
-            }
-        };
-        let head = String::from_utf8_lossy(&received[..end]).into_owned();
-        let length = head
-            .to_ascii_lowercase()
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok())
-            .unwrap_or(0);
-        while received.len() < end + length {
-            connection.read_buf(&mut received).await?;
-        }
-        received.drain(..end + length);
+    while let Some(request) = message(&mut connection, &mut received).await? {
         let number = requests.fetch_add(1, Ordering::SeqCst);
-        let bytes = answer(number, &head);
+        let bytes = answer(number, &request.head);
         connection.write_all(&bytes).await?;
         // Without a length, or with a wrong one, only the end of the connection ends the answer.
         if head_of(&bytes).contains("connection: close") {
             return connection.shutdown().await;
         }
     }
+    Ok(())
 }
 
 fn head_of(bytes: &[u8]) -> String {

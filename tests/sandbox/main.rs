@@ -769,6 +769,29 @@ async fn a_fault_strikes_what_it_matches() {
 }
 
 #[tokio::test]
+async fn requests_under_way_are_counted_for_each_account() {
+    let other = Account { sid: "AC11111111111111111111111111111111".into(), auth_token: "secret".into() };
+    let fake = Fake::with(Settings { accounts: vec![other], ..Settings::default() }).await;
+    fake.fault(json!({"match": {"method": "GET"}, "hold": true, "times": 2})).await;
+    let above = json!({"match": {"concurrent_above": 2}, "status": 429, "code": 20429});
+    fake.fault(above).await;
+    let held: Vec<_> = (0..2).map(|_| tokio::spawn(fake.request("GET", &v1("")).send())).collect();
+    fake.control("GET", "held?at_least=2", Value::Null).await;
+    let third = fake.get(&v2("")).await;
+    assert_eq!(third.headers["twilio-concurrent-requests"], "3");
+    third.refused(429, 20429);
+    let theirs = fake.as_user("AC11111111111111111111111111111111", "secret").await;
+    assert_eq!((theirs.status, &theirs.headers["twilio-concurrent-requests"]), (200, &"1".parse().unwrap()));
+    fake.control("POST", "release", Value::Null).await;
+    for (at, held) in held.into_iter().enumerate() {
+        let headers = held.await.unwrap().unwrap().headers().clone();
+        let count: usize = headers["twilio-concurrent-requests"].to_str().unwrap().parse().unwrap();
+        assert!((1..=2).contains(&count), "{at}: {count}");
+    }
+    assert_eq!(fake.get(&v1("")).await.headers["twilio-concurrent-requests"], "1");
+}
+
+#[tokio::test]
 async fn after_the_effect_the_answer_is_lost() {
     let fake = Fake::start().await;
     fake.fault(json!({"after": true, "status": 500, "code": 20500, "times": 1})).await;

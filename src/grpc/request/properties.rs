@@ -276,7 +276,7 @@ proptest! {
         let (page_token, service_id, identity, address) = words;
         let (page_size, api_version) = numbers;
         let max_age = age.map(|(seconds, nanos)| prost_types::Duration { seconds, nanos });
-        let read_options = Some(ReadOptions { max_age });
+        let read_options = Some(ReadOptions { max_age, ..Default::default() });
         let participant_id = ids.first().cloned().unwrap_or_default();
         let get = proto::GetParticipantRequest {
             conversation: conversation.clone(), participant_id: participant_id.clone(), read_options,

@@ -22,7 +22,7 @@ const JSON_KEYS: [&str; 13] = [
     "content_type",
     "cut",
 ];
-const MATCH_KEYS: [&str; 4] = ["api", "method", "path_contains", "account"];
+const MATCH_KEYS: [&str; 5] = ["api", "method", "path_contains", "account", "concurrent_above"];
 
 impl Fault {
     /// Reads the JSON form.
@@ -57,6 +57,7 @@ impl FaultMatch {
             method: keys.take("method")?,
             path_contains: keys.take("path_contains")?,
             account: keys.take("account")?,
+            concurrent_above: keys.take("concurrent_above")?,
         };
         keys.end(&MATCH_KEYS)?;
         Ok(matches)
@@ -78,6 +79,7 @@ impl FromStr for Fault {
             match key {
                 "api" | "method" | "account" => matches.insert(key.to_owned(), json!(value)),
                 "path" => matches.insert("path_contains".to_owned(), json!(value)),
+                "concurrent-above" => matches.insert("concurrent_above".to_owned(), literal()),
                 "latency" => {
                     let latency = humantime::parse_duration(value)
                         .ok()
@@ -139,8 +141,7 @@ mod tests {
 
     #[test]
     fn the_command_lines_form() {
-        let text =
-            "status=429,code=20429,retry-after=1,times=3,method=GET,api=v1,path=/MB,account=AC1,after=true";
+        let text = "status=429,code=20429,retry-after=1,times=3,method=GET,api=v1,path=/MB,account=AC1,concurrent-above=8,after=true";
         let fault: Fault = text.parse().unwrap();
         assert_eq!((fault.status, fault.code, fault.times), (Some(429), Some(20429), Some(3)));
         assert_eq!(fault.retry_after.as_deref(), Some("1"));
@@ -148,6 +149,7 @@ mod tests {
         assert_eq!(fault.matches.method.as_deref(), Some("GET"));
         assert_eq!(fault.matches.path_contains.as_deref(), Some("/MB"));
         assert_eq!(fault.matches.account.as_deref(), Some("AC1"));
+        assert_eq!(fault.matches.concurrent_above, Some(8));
         assert!(fault.after && !fault.hold);
 
         let fault: Fault = "latency=1s 200ms, cut=mid".parse().unwrap();

@@ -15,6 +15,7 @@ use super::{Request, Response};
 use crate::telemetry::{self, Metrics};
 use crate::twilio::drift::Drift;
 use crate::twilio::error::{self, Broken, Cause, Error, Problem};
+use crate::twilio::governor::Ending;
 
 /// What metrics call a request for an access token, wherever it is sent.
 const TOKEN_TEMPLATE: &str = "/v2/token";
@@ -50,18 +51,18 @@ impl Attempt {
     /// be sent again at once with others.
     async fn send_with_credentials(&self, request: &Request) -> Result<Response, Error> {
         let (began, no_token) = (Instant::now(), |why| request.error(Cause::NoToken(why)));
-        let mut authorization = request.sign_in.first(request.patience()).await.map_err(no_token)?;
+        let mut authorization = request.peer.sign_in.first(request.patience()).await.map_err(no_token)?;
         let mut refused = Vec::new();
         loop {
             let result = self.send_as_agreed(request, &authorization, refused.len()).await;
             let next = match &result {
                 Err(error) if error.is_unauthorized() => {
-                    request.sign_in.refused(&authorization, began);
+                    request.peer.sign_in.refused(&authorization, began);
                     refused.push(authorization);
                     request.after(&refused).await
                 }
                 Ok(_) => {
-                    request.sign_in.accepted(&authorization);
+                    request.peer.sign_in.accepted(&authorization);
                     Err(None)
                 }
                 Err(_) => Err(None),
@@ -73,24 +74,37 @@ impl Attempt {
         }
     }
 
-    /// Sends it unless it was given up. `refused` attempts were refused for their credentials.
+    /// Sends it unless it was given up, or the circuit has opened meanwhile. `refused` attempts were refused for their
+    /// credentials.
     async fn send_as_agreed(
         &self,
         request: &Request,
         authorization: &HeaderValue,
         refused: usize,
     ) -> Result<Response, Error> {
+        // Nothing else is waited for with a place in hand, neither credentials nor the pause before a retry. Those who waited
+        // are not sent one after the other when the circuit has opened meanwhile.
+        let permit = request.turn().await?;
+        let pass = request.peer.breaker.enter().map_err(|cause| request.error(cause))?;
         request.begins()?;
-        let result = self.send(request, authorization).instrument(span(request, refused)).await;
+        let had_its_time = Instant::now() + self.timeout <= request.budget.until;
+        let mut seen = Seen::default();
+        let result = self.send(request, authorization, &mut seen).instrument(span(request, refused)).await;
+        permit.end(ending(&result, seen.concurrent_requests));
+        pass.ended(&result, had_its_time);
         request.ended(&result);
         result
     }
 
-    async fn send(&self, request: &Request, authorization: &HeaderValue) -> Result<Response, Error> {
+    async fn send(
+        &self,
+        request: &Request,
+        authorization: &HeaderValue,
+        seen: &mut Seen,
+    ) -> Result<Response, Error> {
         let began = Instant::now();
         let until = request.budget.until.min(began + self.timeout);
-        let mut status = None;
-        let result = timeout_at(until, self.exchange(request, authorization, &mut status)).await;
+        let result = timeout_at(until, self.exchange(request, authorization, seen)).await;
         let result = result.unwrap_or(Err(Cause::TimedOut)).map_err(|cause| request.error(cause));
         let error = result.as_ref().err().map(Error::kind);
         if error.is_some() {
@@ -101,29 +115,29 @@ impl Attempt {
             template: request.template,
             host: request.url.host_str().unwrap_or_default(),
             port: request.url.port_or_known_default().unwrap_or_default(),
-            status,
+            status: seen.status,
             error,
         };
         self.metrics.request_ended(attempt, began.elapsed());
         result
     }
 
-    /// `answered` learns the status as soon as there is one.
     async fn exchange(
         &self,
         request: &Request,
         authorization: &HeaderValue,
-        answered: &mut Option<u16>,
+        seen: &mut Seen,
     ) -> Result<Response, Cause> {
         let answer = self.outgoing(request, authorization).send().await.map_err(broken_connection)?;
         let status = answer.status();
-        *answered = Some(status.as_u16());
         let headers = answer.headers().clone();
+        *seen =
+            Seen { status: Some(status.as_u16()), concurrent_requests: error::concurrent_requests(&headers) };
         let request_id = error::request_id(&headers);
         let span = Span::current();
         span.record("http.response.status_code", status.as_u16());
         span.record("twilio.request_id", request_id.as_deref());
-        span.record("twilio.concurrent_requests", error::concurrent_requests(&headers));
+        span.record("twilio.concurrent_requests", seen.concurrent_requests);
 
         let is_error = status.is_client_error() || status.is_server_error();
         let body = match self.body(answer).await {
@@ -208,6 +222,25 @@ impl Attempt {
             body.extend_from_slice(&chunk);
         }
         Ok(body.freeze())
+    }
+}
+
+/// What is known of an answer as soon as it begins, even where the rest of it never comes.
+#[derive(Default)]
+struct Seen {
+    status: Option<u16>,
+    concurrent_requests: Option<u64>,
+}
+
+/// What the governor learns of an attempt.
+fn ending(result: &Result<Response, Error>, concurrent_requests: Option<u64>) -> Ending {
+    match result {
+        Ok(_) => Ending::Answered(concurrent_requests),
+        Err(error) if error.is_one_too_many() => Ending::Exceeded(concurrent_requests),
+        Err(Error { cause: Cause::Answered(problem), .. }) if problem.status.is_client_error() => {
+            Ending::Answered(concurrent_requests)
+        }
+        Err(_) => Ending::Failed,
     }
 }
 

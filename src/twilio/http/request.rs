@@ -1,6 +1,8 @@
 //! One request to Twilio, as the stack passes it on.
 
+use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
@@ -8,14 +10,19 @@ use http::{HeaderName, HeaderValue, Method};
 use tokio::time::Instant;
 use url::Url;
 
+use super::RetryBudget;
 use crate::ids::ApiVersion;
 use crate::twilio::Budget;
 use crate::twilio::account::SignIn;
 use crate::twilio::agreement::Agreement;
+use crate::twilio::breaker::Breaker;
 use crate::twilio::error::{Cause, Error, NoToken, Operation, Subject};
+use crate::twilio::governor::{Ask, Governor, Kind, Permit};
 
 /// So many times a request is sent at most where its credentials are refused.
 const MOST_REFUSALS: usize = 6;
+/// No answer of Twilio's comes sooner: an attempt that has less time left is not begun. How long one takes is not guessed.
+pub(super) const SHORTEST_ANSWER: Duration = Duration::from_millis(2);
 
 /// One request to Twilio, which may be sent more than once.
 #[derive(Clone)]
@@ -27,13 +34,24 @@ pub(in crate::twilio) struct Request {
     pub(in crate::twilio) url: Url,
     /// The path with placeholders: what spans and metrics may hold of it.
     pub(in crate::twilio) template: &'static str,
-    pub(in crate::twilio) sign_in: Arc<SignIn>,
+    pub(in crate::twilio) peer: Peer,
     pub(in crate::twilio) webhook_enabled: Option<bool>,
     pub(in crate::twilio) body: Option<Body>,
     pub(in crate::twilio) budget: Budget,
     /// With the caller of a write, which may leave before it is sent.
     agreement: Option<Agreement>,
     pub(super) history: History,
+}
+
+/// What all requests to one API of an account share.
+#[derive(Clone)]
+pub(in crate::twilio) struct Peer {
+    pub(in crate::twilio) sign_in: Arc<SignIn>,
+    pub(in crate::twilio) breaker: Arc<Breaker>,
+    /// That of the account.
+    pub(in crate::twilio) retries: Arc<RetryBudget>,
+    /// That of the account, because Twilio counts what both its APIs have under way.
+    pub(in crate::twilio) governor: Arc<Governor>,
 }
 
 /// What earlier attempts at a request came to.
@@ -58,7 +76,7 @@ impl Request {
         subject: Subject,
         (method, url): (Method, Url),
         template: &'static str,
-        sign_in: Arc<SignIn>,
+        peer: Peer,
         budget: Budget,
     ) -> Self {
         let history = History::default();
@@ -69,7 +87,7 @@ impl Request {
             method,
             url,
             template,
-            sign_in,
+            peer,
             webhook_enabled: None,
             body: None,
             budget,
@@ -84,7 +102,8 @@ impl Request {
         self
     }
 
-    /// How long it waits for credentials. A read that others may have joined goes on after its caller's deadline, as ever.
+    /// Until when it waits for what it needs to be sent. A read that others may have joined goes on after its caller's
+    /// deadline, as ever.
     pub(super) fn patience(&self) -> Instant {
         if self.agreement.is_some() { self.budget.retry_until } else { self.budget.until }
     }
@@ -95,11 +114,40 @@ impl Request {
         if refused.len() >= MOST_REFUSALS || Instant::now() >= retry_until {
             return Err(None);
         }
-        self.sign_in.next(refused, retry_until).await
+        self.peer.sign_in.next(refused, retry_until).await
     }
 
-    /// Called just before an attempt.
+    /// Waits for its turn, unless it is given up before. The deadline of the call that asked bounds that for a read, too:
+    /// nobody else's stands behind it, and whoever joined it can ask again.
+    pub(super) async fn turn(&self) -> Result<Permit, Error> {
+        let kind = match self.operation {
+            Operation::Fetch | Operation::List | Operation::ListConversations => Kind::Read,
+            Operation::Create | Operation::Update | Operation::Delete => Kind::Write,
+        };
+        let Budget { retry_until, caller, .. } = self.budget;
+        let permit = self.peer.governor.enter(Ask { kind, caller, deadline: retry_until });
+        let given_up = async {
+            match &self.agreement {
+                Some(agreement) => agreement.given_up().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            permit = permit => permit.map_err(|wait| self.error(Cause::Overloaded(wait))),
+            () = given_up => Err(self.error(Cause::GivenUp)),
+        }
+    }
+
+    /// Whether an attempt that has to end by then can be begun now.
+    pub(super) fn has_until(&self, end: Instant) -> Result<(), Error> {
+        let could_end = Instant::now() + SHORTEST_ANSWER <= end;
+        if could_end { Ok(()) } else { Err(self.error(Cause::GivenUp)) }
+    }
+
+    /// Called just before an attempt, when nothing is left to wait for.
     pub(super) fn begins(&self) -> Result<(), Error> {
+        self.has_until(self.patience())?;
         let is_agreed = self.agreement.as_ref().is_none_or(Agreement::send);
         if is_agreed { Ok(()) } else { Err(self.error(Cause::GivenUp)) }
     }

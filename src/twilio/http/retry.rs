@@ -1,6 +1,5 @@
-//! When a request is sent again: what is safe to repeat, within the caller's deadline, within a budget for all.
+//! When a request is sent again: what is safe to repeat, within the caller's deadline, within a budget of its account.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
@@ -8,6 +7,7 @@ use tower::retry::Policy;
 use tower::retry::budget::{Budget as _, TpsBudget};
 use tower::util::rng::{HasherRng, Rng as _};
 
+use super::request::SHORTEST_ANSWER;
 use super::{Request, Response};
 use crate::telemetry::Metrics;
 use crate::twilio::drift::Drift;
@@ -16,19 +16,39 @@ use crate::twilio::error::{Error, Operation};
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 
+/// How many retries an account may have: two for ten requests that succeed, and beyond those two a second, for a quiet
+/// process. Not more: with ten a second, a hundred calls a second of which every other fails would be 1.2 requests each, and
+/// more in the first seconds of an outage.
+pub(in crate::twilio) struct RetryBudget(TpsBudget);
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self(TpsBudget::new(Duration::from_secs(10), 2, 0.2))
+    }
+}
+
 #[derive(Clone)]
 pub(super) struct RetryPolicy {
     max_resends: u32,
-    budget: Arc<TpsBudget>,
     metrics: Metrics,
     drift: Drift,
 }
 
 impl RetryPolicy {
     pub(super) fn new(max_resends: u32, metrics: Metrics, drift: Drift) -> Self {
-        // Two retries for ten requests at most, and ten a second for a quiet process.
-        let budget = Arc::new(TpsBudget::new(Duration::from_secs(10), 10, 0.2));
-        Self { max_resends, budget, metrics, drift }
+        Self { max_resends, metrics, drift }
+    }
+
+    /// Whether the request is sent once more after this, but for its account's budget.
+    fn may_repeat(&self, request: &Request, error: &Error, delay: Duration) -> bool {
+        let then = Instant::now().checked_add(delay.saturating_add(SHORTEST_ANSWER));
+        error.is_retryable()
+            && request.history.resends < self.max_resends
+            // Two places that repeat would multiply.
+            && !request.budget.is_repetition
+            && then.is_some_and(|then| then <= request.budget.retry_until)
+            // It would be refused, which tells less than this error does.
+            && !request.peer.breaker.is_sick()
     }
 }
 
@@ -37,7 +57,7 @@ impl Policy<Request, Response, Error> for RetryPolicy {
 
     fn retry(&mut self, request: &mut Request, result: &mut Result<Response, Error>) -> Option<Sleep> {
         let Err(error) = result else {
-            self.budget.deposit();
+            request.peer.retries.0.deposit();
             return None;
         };
         if error.is_not_found()
@@ -48,14 +68,10 @@ impl Policy<Request, Response, Error> for RetryPolicy {
             *result = Ok(Response::deleted(request, self.drift.clone()));
             return None;
         }
+        // Those that were told to wait equally long had better not come back together, either.
         let backoff = backoff(request.history.resends);
-        let delay = error.retry_after().map_or(backoff, |wait| wait.max(backoff));
-        let in_time = Instant::now().checked_add(delay).is_some_and(|then| then < request.budget.retry_until);
-        if !error.is_retryable()
-            || request.history.resends >= self.max_resends
-            || !in_time
-            || !self.budget.withdraw()
-        {
+        let delay = error.retry_after().map_or(backoff, |wait| wait.saturating_add(backoff));
+        if !self.may_repeat(request, error, delay) || !request.peer.retries.0.withdraw() {
             return None;
         }
         self.metrics.request_retried(request.method.as_str(), request.template);
