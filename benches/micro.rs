@@ -99,7 +99,7 @@ fn hits(criterion: &mut Criterion) {
     });
     let (metrics, end) = (Metrics::new(None).expect("metrics"), CancellationToken::new());
     let limits = CallLimits { longest: config.call_timeout, in_flight: usize::MAX, watchers: usize::MAX };
-    let calls = Calls::new(limits, end, metrics, config.log.calls);
+    let calls = Calls::new(limits, end, &metrics, config.log.calls);
     let accounts = Accounts::new(account.id.clone(), []);
     let service = grpc::service(participants, accounts, config.watch.heartbeat);
     let service = CallService::new(calls, service, Routes::default());

@@ -32,7 +32,7 @@ pub use staleness::Wanted;
 
 use crate::ids::{AccountId, Conversation, Person, Segment};
 use crate::proto::CacheStatus;
-use crate::telemetry::{Metrics, Origin};
+use crate::telemetry::{Metrics, Origin, in_current_trace};
 use generations::Generations;
 use refresh::Refreshes;
 use staleness::{Asked, Stored, Verdict, timed};
@@ -194,7 +194,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
             // whose callers are less patient than its upstream would never fill.
             let leads = Arc::new(AtomicBool::new(false));
             let flight = self.clone().fly(key.clone(), asked, leads.clone(), timed(load()));
-            let flight = self.tasks.spawn(flight.in_current_span());
+            let flight = self.tasks.spawn(in_current_trace(flight));
             let _caller = Caller { flight: flight.abort_handle(), leads };
             let (stored, status) = match flight.await {
                 Ok(flown) => flown.map_err(LoadError::Failed)?,

@@ -244,8 +244,8 @@ impl Origin {
     }
 }
 
-/// Makes `span` part of the trace that the caller's `traceparent` names, where it names one.
-pub fn continue_trace(span: &tracing::Span, headers: &HeaderMap) {
+/// What the caller's `traceparent` names, where it names a span.
+pub(super) fn caller_of(headers: &HeaderMap) -> Option<Context> {
     struct Headers<'a>(&'a HeaderMap);
     impl Extractor for Headers<'_> {
         fn get(&self, key: &str) -> Option<&str> {
@@ -256,14 +256,13 @@ pub fn continue_trace(span: &tracing::Span, headers: &HeaderMap) {
             self.0.keys().map(http::HeaderName::as_str).collect()
         }
     }
-    if headers.contains_key("traceparent") {
-        let caller = TraceContextPropagator::new().extract(&Headers(headers));
-        // An empty parent would tear the trace apart.
-        if caller.span().span_context().is_valid() {
-            // It fails for a span that nobody records.
-            let _ = span.set_parent(caller);
-        }
+    if !headers.contains_key("traceparent") {
+        return None;
     }
+    let caller = TraceContextPropagator::new().extract(&Headers(headers));
+    // An empty parent would tear the trace apart.
+    let is_valid = caller.span().span_context().is_valid();
+    is_valid.then_some(caller)
 }
 
 /// Adds the `traceparent` of the span that is entered now.
