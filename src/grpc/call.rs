@@ -264,7 +264,7 @@ impl Call {
         pace::give();
         // An error that comes before any answer is in the headers; else the end is in the trailers.
         if let Some(status) = Status::from_header_map(response.headers()) {
-            self.end(&status);
+            self.fail(&status);
             return response.map(|inner| Answer { inner, call: None, stopping: Stopping::default() });
         }
         response.map(|inner| Answer { inner, call: Some(self), stopping: Stopping::default() })
@@ -273,30 +273,48 @@ impl Call {
     /// The trailers of a stream that ends because the gateway does.
     fn stop<T>(&mut self) -> Frame<T> {
         let status = status::plain(Reason::ShuttingDown);
-        self.end(&status);
+        self.fail(&status);
         let mut trailers = HeaderMap::new();
         // It holds no text that a header could not.
         let _ = status.add_header(&mut trailers);
         Frame::trailers(trailers)
     }
 
-    fn end(&mut self, status: &Status) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
+    fn end_by(&mut self, trailers: &HeaderMap) {
+        // To read a whole status is to copy the trailers.
+        let is_ok = trailers.get(Status::GRPC_STATUS).is_some_and(|code| code == "0");
+        match if is_ok { None } else { Status::from_header_map(trailers) } {
+            Some(status) => self.fail(&status),
+            None => self.succeed(),
         }
-        let code = code_name(status.code());
-        self.span.end(code, is_server_error(status.code()));
-        let took = self.began.elapsed();
-        self.method.metrics.answered(code, took);
+    }
+
+    fn succeed(&mut self) {
+        let Some(took) = self.note_end(Code::Ok) else { return };
         let CallLog { is_access_log, slow } = self.calls.0.log;
-        let is_slow = slow.is_some_and(|bound| took > bound);
         let (method, duration_ms) = (&*self.method.name, millis(took));
-        match status.code() {
-            Code::Ok if is_slow => self.span.within(|| warn!(rpc.method = method, duration_ms, "slow call")),
-            Code::Ok if is_access_log => self.span.within(|| info!(rpc.method = method, duration_ms, "call")),
-            Code::Ok => {}
-            _ => self.span.within(|| self.log(status)),
+        if slow.is_some_and(|bound| took > bound) {
+            self.span.within(|| warn!(rpc.method = method, duration_ms, "slow call"));
+        } else if is_access_log {
+            self.span.within(|| info!(rpc.method = method, duration_ms, "call"));
         }
+    }
+
+    fn fail(&mut self, status: &Status) {
+        if self.note_end(status.code()).is_some() {
+            self.span.within(|| self.log(status));
+        }
+    }
+
+    /// How long the call took; `None` where its end was noted before.
+    fn note_end(&mut self, code: Code) -> Option<Duration> {
+        if std::mem::replace(&mut self.ended, true) {
+            return None;
+        }
+        let (name, took) = (code_name(code), self.began.elapsed());
+        self.span.end(name, is_server_error(code));
+        self.method.metrics.answered(name, took);
+        Some(took)
     }
 
     /// One line a failed call. Only what this gateway wrote is in it: a message without `ErrorInfo` is not ours.
@@ -353,7 +371,7 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(&Status::cancelled("the caller went away"));
+            self.fail(&Status::cancelled("the caller went away"));
         }
         self.calls.0.in_flight[self.method.kind as usize].fetch_sub(1, Ordering::Relaxed);
         self.method.metrics.ended();
@@ -445,7 +463,7 @@ impl Body for Answer {
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
         {
-            call.end(&Status::from_header_map(trailers).unwrap_or_else(|| Status::new(Code::Ok, "")));
+            call.end_by(trailers);
         }
         Poll::Ready(frame)
     }
