@@ -143,13 +143,14 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
                     return Ok(stored.with(CacheStatus::Hit));
                 }
                 Verdict::Stale if !(self.is_negative)(&stored.value) => {
-                    self.refresh(key, asked, load).await;
+                    Box::pin(self.refresh(key, asked, load)).await;
                     return Ok(self.served(stored, CacheStatus::StaleRevalidating));
                 }
                 Verdict::Stale | Verdict::TooOld => {}
             }
         }
-        let (stored, status) = self.load_shared(key, asked, load).await?;
+        // Behind a pointer, as all that is no hit: it has room for a load, which a hit would carry about.
+        let (stored, status) = Box::pin(self.load_shared(key, asked, load)).await?;
         Ok(self.served(stored, status))
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::stream::{self, StreamExt as _};
 use tokio::time::timeout_at;
 
@@ -206,7 +207,7 @@ impl Participants {
             false => Some(conversation.clone()),
         };
         let Some(by_sid) = by_sid else {
-            return self.by_name(conversation, item, terms, load).await;
+            return Box::pin(self.by_name(conversation, item, terms, load)).await;
         };
         let key = self.cache.key(Scope::Conversation(by_sid.clone()), item);
         self.through_the_cache(&key, terms, || load(by_sid.clone())).await
@@ -222,17 +223,18 @@ impl Participants {
         F: Future<Output = Result<Cached, twilio::Error>> + Send + 'static,
     {
         let wanted = terms.wanted();
-        let reading = async {
+        let read = in_time(terms.call, async {
             if wanted.is_nothing() {
-                return Ok(self.cache.load(key, load()).await?);
+                return Ok(Box::pin(self.cache.load(key, load())).await?);
             }
             let loaded = self.cache.get_or_load(key, wanted, load).await;
             loaded.map_err(|error| match error {
                 LoadError::Failed(error) => Error::Upstream(error),
                 LoadError::Panicked => Error::Bug,
             })
-        };
-        match in_time(terms.call, reading).await {
+        })
+        .await;
+        match read {
             Ok(loaded) => Ok(loaded),
             Err(error) => {
                 let stale = match self.oldest_in_place_of(&error, terms) {
@@ -321,7 +323,10 @@ impl Participants {
     }
 }
 
-/// The deadline bounds the waiting, not the load.
-async fn in_time<T>(call: Call, reading: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    timeout_at(call.deadline, reading).await.unwrap_or(Err(Error::Deadline { sent: false }))
+/// The deadline bounds the waiting, not the load. No `async fn`, which would keep the space of `reading` twice.
+fn in_time<T>(
+    call: Call,
+    reading: impl Future<Output = Result<T, Error>>,
+) -> impl Future<Output = Result<T, Error>> {
+    timeout_at(call.deadline, reading).map(|in_time| in_time.unwrap_or(Err(Error::Deadline { sent: false })))
 }
