@@ -197,7 +197,10 @@ async fn answer(config: &Config, account: &Account) -> GetParticipantResponse {
     let read = participants.get(key(account), Tolerance::default(), call()).await.expect("a participant");
     let read_info =
         ReadInfo { cache_status: CacheStatus::Miss.into(), fetch_time: Some(read.fetched.into()) };
-    GetParticipantResponse { participant: Some((*read.value).clone()), read_info: Some(read_info) }
+    GetParticipantResponse {
+        participant: Some(read.value.decode().expect("a participant")),
+        read_info: Some(read_info),
+    }
 }
 
 fn conversation(account: &Account) -> Conversation {

@@ -3,6 +3,7 @@
 //! The proto files are the documentation; nothing is added here. These messages are also the gateway's internal model.
 
 mod codec;
+mod encoded;
 
 use std::fmt;
 
@@ -15,6 +16,7 @@ mod generated {
 }
 
 pub use codec::ParticipantCodec;
+pub use encoded::EncodedGetParticipantResponse;
 pub use generated::*;
 /// Encoding and decoding of the messages.
 pub use prost::Message;

@@ -28,9 +28,8 @@ use tracing::{info, warn};
 use super::deadline::Limits;
 use super::status::{self, Reason};
 use super::stopping::{Requests, Stopping};
-use super::{Opened, Service, pace};
+use super::{Opened, Server, pace};
 use crate::ids::CallerId;
-use crate::proto::participant_service_server::ParticipantServiceServer;
 use crate::proto::{self, Message as _};
 use crate::telemetry::{CallLog, CallSpan, CallTracer, MethodMetrics, Metrics};
 
@@ -127,14 +126,14 @@ fn methods(metrics: &Metrics) -> HashMap<Arc<str>, Arc<Method>> {
 #[derive(Clone)]
 pub struct CallService {
     calls: Calls,
-    participants: ParticipantServiceServer<Service>,
+    participants: Server,
     others: Routes,
     caller: CallerId,
 }
 
 impl CallService {
     /// `others` are health and reflection.
-    pub fn new(calls: Calls, participants: ParticipantServiceServer<Service>, others: Routes) -> Self {
+    pub fn new(calls: Calls, participants: Server, others: Routes) -> Self {
         Self { calls, participants, others, caller: CallerId::Unknown }
     }
 

@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use futures_util::stream::{self, StreamExt as _};
 use tokio::time::timeout_at;
 
-use super::cached::{Cached, missing};
+use super::cached::{Cached, Encoded, missing};
 use super::freshness::Ages;
 use super::page_token::Listed;
 use super::{Error, Page, PageTokens, Participants, Read};
@@ -57,14 +57,14 @@ impl Participants {
         key: ParticipantKey,
         tolerance: Tolerance,
         call: Call,
-    ) -> Result<Read<Arc<Participant>>, Error> {
+    ) -> Result<Read<Encoded>, Error> {
         let item = Item::Participant(key.id.clone());
         let load = |conversation: Conversation| {
             let (participants, key) = (self.clone(), ParticipantKey { conversation, id: key.id.clone() });
             async move {
                 let budget = participants.twilio.budget(call);
                 let found = participants.twilio.fetch(&key, budget).await;
-                found.map(|participant| Cached::Participant(Arc::new(participant))).or_else(missing)
+                found.map(|participant| Cached::Participant(Encoded::new(&participant))).or_else(missing)
             }
         };
         let read = self.read(&key.conversation, item, tolerance, call, load).await?;
@@ -84,7 +84,7 @@ impl Participants {
         partial: bool,
         tolerance: Tolerance,
         call: Call,
-    ) -> Vec<Result<Read<Arc<Participant>>, Error>> {
+    ) -> Vec<Result<Read<Encoded>, Error>> {
         let mut places = HashMap::new();
         let mut distinct = Vec::new();
         for id in ids {
@@ -121,7 +121,7 @@ impl Participants {
         tolerance: Tolerance,
         call: Call,
     ) -> Result<Read<Page<Participant>>, Error> {
-        let item = Item::Page { size, cursor: (cursor.page.clone(), cursor.token.clone()) };
+        let item = Item::Page { size, cursor: Box::new((cursor.page.clone(), cursor.token.clone())) };
         let load = |conversation: Conversation| {
             let (participants, cursor) = (self.clone(), cursor.clone());
             async move {
@@ -155,7 +155,7 @@ impl Participants {
         if version == ApiVersion::V2 {
             return Err(Error::NotSupported);
         }
-        let item = Item::Page { size, cursor: (cursor.page.clone(), cursor.token.clone()) };
+        let item = Item::Page { size, cursor: Box::new((cursor.page.clone(), cursor.token.clone())) };
         let load = || {
             let (participants, person, cursor) = (self.clone(), person.clone(), cursor.clone());
             async move {
