@@ -99,7 +99,7 @@ fn hits(criterion: &mut Criterion) {
     });
     let (metrics, end) = (Metrics::new(None).expect("metrics"), CancellationToken::new());
     let limits = CallLimits { longest: config.call_timeout, in_flight: usize::MAX, watchers: usize::MAX };
-    let calls = Calls::new(limits, end, metrics, config.log.calls);
+    let calls = Calls::new(limits, end, &metrics, config.log.calls);
     let accounts = Accounts::new(account.id.clone(), []);
     let service = grpc::service(participants, accounts, config.watch.heartbeat);
     let service = CallService::new(calls, service, Routes::default());
@@ -197,7 +197,10 @@ async fn answer(config: &Config, account: &Account) -> GetParticipantResponse {
     let read = participants.get(key(account), Tolerance::default(), call()).await.expect("a participant");
     let read_info =
         ReadInfo { cache_status: CacheStatus::Miss.into(), fetch_time: Some(read.fetched.into()) };
-    GetParticipantResponse { participant: Some((*read.value).clone()), read_info: Some(read_info) }
+    GetParticipantResponse {
+        participant: Some(read.value.decode().expect("a participant")),
+        read_info: Some(read_info),
+    }
 }
 
 fn conversation(account: &Account) -> Conversation {

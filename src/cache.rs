@@ -32,7 +32,7 @@ pub use staleness::Wanted;
 
 use crate::ids::{AccountId, Conversation, Person, Segment};
 use crate::proto::CacheStatus;
-use crate::telemetry::{Metrics, Origin};
+use crate::telemetry::{Metrics, Origin, in_current_trace};
 use generations::Generations;
 use refresh::Refreshes;
 use staleness::{Asked, Stored, Verdict, timed};
@@ -143,13 +143,14 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
                     return Ok(stored.with(CacheStatus::Hit));
                 }
                 Verdict::Stale if !(self.is_negative)(&stored.value) => {
-                    self.refresh(key, asked, load).await;
+                    Box::pin(self.refresh(key, asked, load)).await;
                     return Ok(self.served(stored, CacheStatus::StaleRevalidating));
                 }
                 Verdict::Stale | Verdict::TooOld => {}
             }
         }
-        let (stored, status) = self.load_shared(key, asked, load).await?;
+        // Behind a pointer, as all that is no hit: it has room for a load, which a hit would carry about.
+        let (stored, status) = Box::pin(self.load_shared(key, asked, load)).await?;
         Ok(self.served(stored, status))
     }
 
@@ -194,7 +195,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
             // whose callers are less patient than its upstream would never fill.
             let leads = Arc::new(AtomicBool::new(false));
             let flight = self.clone().fly(key.clone(), asked, leads.clone(), timed(load()));
-            let flight = self.tasks.spawn(flight.in_current_span());
+            let flight = self.tasks.spawn(in_current_trace(flight));
             let _caller = Caller { flight: flight.abort_handle(), leads };
             let (stored, status) = match flight.await {
                 Ok(flown) => flown.map_err(LoadError::Failed)?,
