@@ -35,6 +35,11 @@ PLAUSIBLE: dict[str, tuple[dict[str, str], float, float]] = {
     "is it Twilio": ({"url_template": "/v1/Conversations/{ConversationSid}/Participants/{Sid}"}, 0, 10),
     "does Twilio refuse": ({"http_response_status_code": "503"}, 0, 10),
     "has Twilio's API changed": ({"participant_api_version": "v1", "participant_upstream_key": "new_key"}, 0, 10),
+    "how often was an account's API left alone, because it failed": ({"participant_api_version": "v1"}, 0, 1000),
+    "how much of what Twilio may have under way is": ({}, -1, 1.1),
+    "how many requests are held back, because too many are under way": ({"participant_upstream_reason": "queue_full"}, 0, 10),
+    "do callers reach a bound of the listener": ({}, 0, 10),
+    "how much is told past its lifetime, because Twilio fails": ({}, 0, 10),
     "what the cache saves": ({}, 0, 1),
 }
 

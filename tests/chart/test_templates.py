@@ -187,6 +187,19 @@ class Configuration(unittest.TestCase):
         # Out of a file of values Helm reads every number as a float.
         self.assertIs(type(config(render("full"))["upstream"]["max_response_bytes"]), int)
 
+    def test_connections_are_bounded_as_callers_connect(self):
+        """By themselves, or through a mesh's proxy; what `config` says comes first."""
+        for preset, values, wanted in [
+            ("default", {}, {"max_age": "20m"}),
+            ("default", {"config.connections.max_age": "0s"}, {"max_age": "0s"}),
+            ("default", {"config.connections.max": 100}, {"max_age": "20m", "max": 100}),
+            ("istio", {}, {"max_per_peer": 4096}),
+            ("linkerd", {"config.connections.max": 1_000_000}, {"max_per_peer": 1_000_000, "max": 1_000_000}),
+            ("linkerd", {"config.connections.max_per_peer": 10}, {"max_per_peer": 10}),
+        ]:
+            with self.subTest(preset, **values):
+                self.assertEqual(config(render(preset, values))["connections"], wanted)
+
     def test_further_accounts_follow_the_first(self):
         accounts = config(render("full"))["accounts"]
         self.assertEqual([account["account_sid"][-1] for account in accounts], ["1", "2"])

@@ -75,6 +75,17 @@ redis:
 {{- end }}
 {{- end }}
 
+{{/* What fits how callers connect, unless config says otherwise. A mesh's proxy balances by calls, and all of them come from its
+one address; without one, a connection stays with its pod until it ends. */}}
+{{- define "participant-gateway.usualSettings" -}}
+connections:
+{{- if eq .Values.mesh.kind "none" }}
+  max_age: 20m
+{{- else }}
+  max_per_peer: {{ dig "connections" "max" 4096 .Values.config | int64 }}
+{{- end }}
+{{- end }}
+
 {{/* The pairs of one table, without what is a table itself. A number of YAML is a float to Helm, which TOML would keep. */}}
 {{- define "participant-gateway.tomlPairs" -}}
 {{- range $key, $value := . }}
@@ -89,7 +100,7 @@ redis:
 {{- end }}
 
 {{- define "participant-gateway.config" -}}
-{{- $settings := mergeOverwrite (deepCopy .Values.config) (include "participant-gateway.ownSettings" . | fromYaml) -}}
+{{- $settings := mergeOverwrite (include "participant-gateway.usualSettings" . | fromYaml) (deepCopy .Values.config) (include "participant-gateway.ownSettings" . | fromYaml) -}}
 {{- $accounts := $settings.accounts | default list -}}
 {{- if include "participant-gateway.credentialsFrom" . }}{{ $accounts = prepend $accounts (include "participant-gateway.account" . | fromYaml) }}{{ end -}}
 {{- include "participant-gateway.tomlPairs" $settings | trim }}
