@@ -197,7 +197,9 @@ on_both_versions! {
             failures += 1;
             assert!(Instant::now() < deadline, "it is never told");
         };
-        assert_eq!((stale, failures), ((first, CacheStatus::StaleOnError, fetched), 2));
+        assert_eq!(stale, (first, CacheStatus::StaleOnError, fetched));
+        // The third failure opens the circuit, whose read ever it is: a refresh that began at the lifetime's end counts, too.
+        assert!((1..=2).contains(&failures), "{failures}");
         // Twilio is well again: that is found out by a probe, and told at once.
         gateway.sandbox.clear_faults().await;
         while read(&gateway, face, None).await.unwrap().1 == CacheStatus::StaleOnError {
