@@ -137,9 +137,9 @@ fn judge<T>(result: &Result<T, Error>, had_its_time: bool) -> Outcome {
         return Outcome::Good;
     };
     match &error.cause {
-        Cause::Answered(problem) if problem.status == StatusCode::UNAUTHORIZED => Outcome::Silent,
+        Cause::Answered(problem) if problem.status == StatusCode::UNAUTHORIZED => Outcome::Refused,
         // Twilio throttles before it does anything else; how many requests it takes is the governor's.
-        Cause::Answered(problem) if problem.is_unprocessed() => Outcome::Silent,
+        Cause::Answered(problem) if problem.is_unprocessed() => Outcome::Refused,
         Cause::Answered(problem) if problem.status.is_server_error() => Outcome::Bad,
         Cause::Answered(_) | Cause::Broken(_) => Outcome::Good,
         Cause::NotSent(_) | Cause::Cut(_) => Outcome::Bad,

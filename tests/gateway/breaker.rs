@@ -130,6 +130,23 @@ on_both_versions! {
         }
     }
 
+    /// Such as that the key was revoked meanwhile.
+    async fn a_probe_that_is_refused_closes_it_and_the_refusal_is_told(face) {
+        for (refusal, reason) in [
+            (json!({ "status": 401 }), "UPSTREAM_CREDENTIALS_REJECTED"),
+            (json!({ "status": 429, "code": 20429 }), "UPSTREAM_THROTTLED"),
+        ] {
+            let mut gateway = start().await;
+            gateway.sandbox.fault(json!({ "status": 503, "times": 5 })).await;
+            open(&mut gateway, face.get_fresh()).await;
+            gateway.sandbox.fault(refusal).await;
+            jump(A_PAUSE);
+            for _ in 0..3 {
+                assert_eq!(told(&gateway.get(face.get_fresh()).await.unwrap_err()).1, reason);
+            }
+        }
+    }
+
     async fn a_probe_that_hangs_does_not_hide_that_twilio_is_well(face) {
         let mut gateway = start().await;
         gateway.sandbox.fault(json!({ "status": 503, "times": 5 })).await;
