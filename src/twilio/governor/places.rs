@@ -94,7 +94,7 @@ impl Places {
         // What begins later is not answered in time.
         let latest = ask.deadline.checked_sub(self.typical.unwrap_or_default()).unwrap_or(now);
         let until = latest.min(now + LONGEST_WAIT);
-        if !self.queue.has_room(ask.kind, ask.caller) {
+        if !self.queue.has_room(ask.caller) {
             return Entry::Refused(Refusal { reason: "queue_full", wait });
         }
         if now + wait >= until {
