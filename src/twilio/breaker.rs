@@ -60,8 +60,17 @@ impl Breaker {
     /// Called when nothing is left to wait for.
     pub(super) fn enter(self: &Arc<Self>) -> Result<Pass, Cause> {
         let ticket = self.change("probe", Circuit::enter);
-        let ticket = ticket.map_err(|wait| self.refuse(wait))?;
-        Ok(Pass { breaker: self.clone(), ticket: Some(ticket) })
+        ticket.map(|ticket| self.pass(ticket)).map_err(|wait| self.refuse(wait))
+    }
+
+    /// Called before a request waits for a place: where only probes are sent, that it is one; `None` where all are sent.
+    pub(super) fn probe(self: &Arc<Self>) -> Result<Option<Pass>, Cause> {
+        let ticket = self.change("probe", Circuit::probe);
+        ticket.map(|ticket| ticket.map(|ticket| self.pass(ticket))).map_err(|wait| self.refuse(wait))
+    }
+
+    fn pass(self: &Arc<Self>, ticket: Ticket) -> Pass {
+        Pass { breaker: self.clone(), ticket: Some(ticket) }
     }
 
     fn refuse(&self, wait: Duration) -> Cause {

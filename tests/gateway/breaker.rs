@@ -163,6 +163,24 @@ on_both_versions! {
         hanging.abort();
     }
 
+    async fn probes_that_hang_take_no_place_of_the_next_one(face) {
+        let one_place = ("GATEWAY_UPSTREAM_MAX_CONCURRENCY", "1");
+        let mut gateway = Gateway::with(&[NO_RETRIES, FIVE_FAILURES, one_place]).await;
+        gateway.sandbox.fault(json!({ "status": 503, "times": 5 })).await;
+        open(&mut gateway, face.get_fresh()).await;
+        gateway.sandbox.fault(json!({ "hold": true, "times": 2 })).await;
+        let mut hanging = tokio::task::JoinSet::new();
+        for number in 1..=2 {
+            jump(A_PAUSE);
+            let mut client = gateway.client.clone();
+            hanging.spawn(async move { client.get_participant(face.get_fresh()).await.map(drop) });
+            gateway.sandbox.held(number).await;
+            assert_eq!(told(&gateway.get(face.get_fresh()).await.unwrap_err()), circuit_open());
+        }
+        jump(A_PAUSE);
+        gateway.get(face.get_fresh()).await.unwrap();
+    }
+
     async fn what_is_no_failure_of_twilios_opens_nothing(face) {
         let mut gateway = start().await;
         for fault in [

@@ -103,6 +103,11 @@ impl Circuit {
         Ok(Ticket { epoch: self.epoch })
     }
 
+    /// Called before a request queues: the right to be a probe, where only those are sent; `None` where all are.
+    pub(super) fn probe(&mut self, now: Instant, random: f64) -> Result<Option<Ticket>, Duration> {
+        if self.phase() == Phase::Closed { Ok(None) } else { self.enter(now, random).map(Some) }
+    }
+
     /// Called once for each ticket.
     pub(super) fn leave(&mut self, ticket: Ticket, outcome: Outcome, now: Instant, random: f64) {
         if ticket.epoch != self.epoch {

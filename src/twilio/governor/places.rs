@@ -105,6 +105,12 @@ impl Places {
         Entry::Queued(Queued { spot, turn, until })
     }
 
+    /// A place although none may be free.
+    pub(super) fn enter_beyond(&mut self, now: Instant) {
+        self.taken += 1;
+        self.moved = now;
+    }
+
     /// By the pace at which places become free; where none does, as long again as none did.
     pub(super) fn expected_wait(&self, ask: Ask, now: Instant) -> Duration {
         let turns = self.queue.ahead(ask.kind, ask.caller) + 1;

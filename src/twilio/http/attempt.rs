@@ -84,8 +84,14 @@ impl Attempt {
     ) -> Result<Response, Error> {
         // Nothing else is waited for with a place in hand, neither credentials nor the pause before a retry. Those who waited
         // are not sent one after the other when the circuit has opened meanwhile.
-        let permit = request.turn().await?;
-        let pass = request.peer.breaker.enter().map_err(|cause| request.error(cause))?;
+        let refuse = |cause| request.error(cause);
+        let (permit, pass) = match request.peer.breaker.probe().map_err(refuse)? {
+            Some(probe) => (request.peer.governor.enter_beyond(), probe),
+            None => {
+                let permit = request.turn().await?;
+                (permit, request.peer.breaker.enter().map_err(refuse)?)
+            }
+        };
         request.begins()?;
         let had_its_time = Instant::now() + self.timeout <= request.budget.until;
         let mut seen = Seen::default();
