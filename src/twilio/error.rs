@@ -286,6 +286,11 @@ impl Error {
         matches!(self.cause, Cause::CircuitOpen(_) | Cause::Overloaded(_))
     }
 
+    /// Whether it was not sent for want of time or of a place, which another caller may have.
+    pub fn is_impatience(&self) -> bool {
+        matches!(self.cause, Cause::GivenUp | Cause::Overloaded(_))
+    }
+
     /// Whether the account has too many requests under way at Twilio.
     pub(super) fn is_one_too_many(&self) -> bool {
         matches!(&self.cause, Cause::Answered(problem) if problem.is_one_too_many())
