@@ -233,6 +233,14 @@ on_both_versions! {
         gateway.get(face.get_fresh()).await.unwrap();
     }
 
+    async fn silence_opens_it_where_the_total_bounds_an_attempt(face) {
+        let total = ("GATEWAY_UPSTREAM_TOTAL_TIMEOUT", "200ms");
+        let attempt = ("GATEWAY_UPSTREAM_ATTEMPT_TIMEOUT", "200ms");
+        let mut gateway = Gateway::with(&[NO_RETRIES, FIVE_FAILURES, total, attempt]).await;
+        gateway.sandbox.fault(json!({ "hold": true })).await;
+        assert_eq!(told(&open(&mut gateway, face.get_fresh()).await), circuit_open());
+    }
+
     async fn the_other_version_is_not_touched(face) {
         let mut gateway = start().await;
         let other = if face == Face::V1 { Face::V2 } else { Face::V1 };

@@ -25,6 +25,8 @@ const TOKEN_TEMPLATE: &str = "/v2/token";
 pub(super) struct Attempt {
     pub(super) client: reqwest::Client,
     pub(super) timeout: Duration,
+    /// That of a request with all its attempts.
+    pub(super) total_timeout: Duration,
     pub(super) max_body_bytes: usize,
     pub(super) metrics: Metrics,
     pub(super) drift: Drift,
@@ -93,7 +95,9 @@ impl Attempt {
             }
         };
         request.begins()?;
-        let had_its_time = Instant::now() + self.timeout <= request.budget.until;
+        // A tenth may have passed since the request was made: where the total bounds the attempt, it never has all of it.
+        let whole = self.timeout.min(self.total_timeout.mul_f64(0.9));
+        let had_its_time = Instant::now() + whole <= request.budget.until;
         let mut seen = Seen::default();
         let result = self.send(request, authorization, &mut seen).instrument(span(request, refused)).await;
         permit.end(ending(&result, seen.concurrent_requests));
