@@ -82,6 +82,12 @@ pub enum LoadError<E> {
     Panicked,
 }
 
+/// What the store has to know of a load's error.
+pub trait Failure {
+    /// Whether it tells of the call whose load it was, more than of what was loaded: another's load may go well.
+    fn is_the_leaders(&self) -> bool;
+}
+
 /// The store.
 #[derive(Clone)]
 pub struct Cache<V> {
@@ -132,7 +138,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         load: impl Fn() -> F,
     ) -> Result<Loaded<V>, LoadError<E>>
     where
-        E: Send + Sync + 'static,
+        E: Failure + Send + Sync + 'static,
         F: Future<Output = Result<V, E>> + Send + 'static,
     {
         let asked = Asked { at: Instant::now(), wanted };
@@ -187,9 +193,10 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         load: impl Fn() -> F,
     ) -> Result<(Stored<V>, CacheStatus), LoadError<E>>
     where
-        E: Send + Sync + 'static,
+        E: Failure + Send + Sync + 'static,
         F: Future<Output = Result<V, E>> + Send + 'static,
     {
+        let mut is_first = true;
         loop {
             // A task of its own: were it the caller's future, the load would end with the caller's patience, and a cache
             // whose callers are less patient than its upstream would never fill.
@@ -198,7 +205,13 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
             let flight = self.tasks.spawn(in_current_trace(flight));
             let _caller = Caller { flight: flight.abort_handle(), leads };
             let (stored, status) = match flight.await {
-                Ok(flown) => flown.map_err(LoadError::Failed)?,
+                Ok((Ok(stored), status)) => (stored, status),
+                // Once more, and not again: where many fail they wait for two loads, not for one each.
+                Ok((Err(error), CacheStatus::Coalesced)) if is_first && error.is_the_leaders() => {
+                    is_first = false;
+                    continue;
+                }
+                Ok((Err(error), _)) => return Err(LoadError::Failed(error)),
                 Err(_) => return Err(LoadError::Panicked),
             };
             // A load that had begun too long before this call will not do: join, or begin, the next one.
@@ -215,7 +228,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         asked: Asked,
         leads: Arc<AtomicBool>,
         load: impl Future<Output = Result<Stored<V>, E>>,
-    ) -> Result<(Stored<V>, CacheStatus), Arc<E>>
+    ) -> (Result<Stored<V>, Arc<E>>, CacheStatus)
     where
         E: Send + Sync + 'static,
     {
@@ -251,7 +264,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         }
         // It stays in `entries` only; whoever comes next must not take it for a load that is under way.
         self.flights.invalidate(&key).await;
-        stored.map(|stored| (stored, status))
+        (stored, status)
     }
 
     /// The value from `load` without a look into the store, which then holds it for others.

@@ -342,7 +342,8 @@ impl Call {
             };
         }
         let needs_a_human = reason == Some(Reason::UpstreamCredentialsRejected.as_str());
-        let is_shed = reason == Some(Reason::LocalConcurrency.as_str());
+        let is_shed =
+            [Reason::LocalConcurrency, Reason::CircuitOpen].iter().any(|shed| reason == Some(shed.as_str()));
         match status.code() {
             // There may be thousands a second, which a metric counts.
             _ if is_shed => line!(debug),

@@ -6,9 +6,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Error;
+use crate::cache::Failure;
 use crate::ids::{Segment, is_sid};
 use crate::proto::{Message, Participant, ParticipantConversation};
 use crate::twilio;
+
+impl Failure for twilio::Error {
+    fn is_the_leaders(&self) -> bool {
+        self.is_impatience()
+    }
+}
 
 /// What the cache holds.
 #[derive(Clone)]

@@ -305,9 +305,12 @@ impl Participants {
         }
     }
 
-    /// That there is none was told for a name, and may concern what is cached by SID.
+    /// That there is none was told for a name, and may concern what is cached by SID, or that the name means another
+    /// conversation by now.
     async fn gone_by_name(&self, named: &Conversation, item: Item) {
-        if let Some(by_sid) = self.aliases.resolve_stale(named, Duration::MAX).await {
+        let by_sid = self.aliases.resolve_stale(named, Duration::MAX).await;
+        self.aliases.forget(named).await;
+        if let Some(by_sid) = by_sid {
             self.cache.gone(&self.cache.key(Scope::Conversation(by_sid), item)).await;
         }
     }
