@@ -4,14 +4,18 @@
 //! public, so it is measured within reads over loopback: what a page of a hundred participants takes longer than one
 //! participant is theirs.
 
+#[path = "load/bare.rs"]
+mod bare;
+
+use std::convert::Infallible;
 use std::hint::black_box;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, criterion_group, criterion_main};
-use http::Request;
+use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use participant_gateway::config::{self, Command, Config, Upstream};
 use participant_gateway::grpc::{self, CallLimits, CallService, Calls};
@@ -20,7 +24,7 @@ use participant_gateway::ids::{
 };
 use participant_gateway::participants::{Cursor, Feed, Freshness, PageTokens, Participants, Tolerance};
 use participant_gateway::proto::{
-    CacheStatus, ConversationRef, GetParticipantRequest, GetParticipantResponse, Participant, ReadInfo,
+    CacheStatus, ConversationRef, GetParticipantRequest, GetParticipantResponse, ReadInfo,
 };
 use participant_gateway::sandbox;
 use participant_gateway::telemetry::Metrics;
@@ -30,7 +34,9 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::body::Body;
 use tonic::service::Routes;
+use tower::Service as _;
 
 const CONVERSATION: &str = "CH00000000000000000000000000000001";
 const PARTICIPANT: &str = "MB00000000000000000000000000000001";
@@ -60,13 +66,7 @@ fn page_tokens(criterion: &mut Criterion) {
 fn messages(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let (config, account) = configured(&twilio());
-    let read = runtime.block_on(async {
-        let participants = participants(&config, &account);
-        participants.get(key(&account), Tolerance::default(), call()).await.expect("a participant")
-    });
-    let participant: Participant = (*read.value).clone();
-    let read_info = ReadInfo { cache_status: CacheStatus::Hit.into(), fetch_time: Some(read.fetched.into()) };
-    let answer = GetParticipantResponse { participant: Some(participant), read_info: Some(read_info) };
+    let answer = runtime.block_on(answer(&config, &account));
     let request = request().encode_to_vec();
     let mut buffer = BytesMut::with_capacity(answer.encoded_len());
     criterion.bench_function("encode/answer", |bencher| {
@@ -99,25 +99,46 @@ fn hits(criterion: &mut Criterion) {
     });
     let (metrics, end) = (Metrics::new(None).expect("metrics"), CancellationToken::new());
     let limits = CallLimits { longest: config.call_timeout, in_flight: usize::MAX, watchers: usize::MAX };
-    let calls = Calls::new(limits, end, metrics, config.log.calls);
+    let calls = Calls::new(limits, end, &metrics, config.log.calls);
     let accounts = Accounts::new(account.id.clone(), []);
     let service = grpc::service(participants, accounts, config.watch.heartbeat);
     let service = CallService::new(calls, service, Routes::default());
-    let encoded = request().encode_to_vec();
-    let frame = [&[0, 0, 0, 0, u8::try_from(encoded.len()).expect("a short message")], encoded.as_slice()];
-    let frame = bytes::Bytes::from(frame.concat());
-    criterion.bench_function("cache hit/call", |bencher| {
-        bencher.to_async(&runtime).iter(|| {
-            let (service, body) = (service.clone(), tonic::body::Body::new(Full::new(frame.clone())));
+    whole_call(criterion, "cache hit/call", &runtime, |request| service.call(request));
+}
+
+/// What tonic takes of such a call: the answer is there.
+fn bare_call(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("a runtime");
+    let (config, account) = configured(&twilio());
+    let answer = runtime.block_on(answer(&config, &account));
+    let service = bare::service(answer);
+    whole_call(criterion, "bare tonic/call", &runtime, |request| service.clone().call(request));
+}
+
+fn whole_call<F, B>(
+    criterion: &mut Criterion,
+    name: &str,
+    runtime: &Runtime,
+    call: impl Fn(Request<Body>) -> F,
+) where
+    F: Future<Output = Result<Response<B>, Infallible>>,
+    B: http_body::Body<Data: Send, Error: std::fmt::Debug>,
+{
+    let message = request().encode_to_vec();
+    let head = [0, 0, 0, 0, u8::try_from(message.len()).expect("a short message")];
+    let frame = Bytes::from([head.as_slice(), &message].concat());
+    criterion.bench_function(name, |bencher| {
+        bencher.to_async(runtime).iter(|| {
+            let request = Request::post("http://gateway/participant.v1.ParticipantService/GetParticipant")
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .body(Body::new(Full::new(frame.clone())))
+                .expect("a request");
+            let answering = call(request);
             async move {
-                let request =
-                    Request::post("http://gateway/participant.v1.ParticipantService/GetParticipant")
-                        .header("content-type", "application/grpc")
-                        .header("te", "trailers")
-                        .body(body)
-                        .expect("a request");
-                let response = service.call(request).await.expect("an answer");
-                response.into_body().collect().await.expect("a body")
+                let response = answering.await.expect("an answer");
+                let body = response.into_body().collect().await.expect("a body");
+                assert!(body.trailers().is_some_and(|trailers| trailers["grpc-status"] == "0"));
             }
         });
     });
@@ -170,6 +191,18 @@ fn participants(config: &Config, account: &Account) -> Participants {
     Participants::new(twilio, &config.cache, tokens, (feed, freshness), TaskTracker::new(), metrics)
 }
 
+/// To a read that had to ask Twilio.
+async fn answer(config: &Config, account: &Account) -> GetParticipantResponse {
+    let participants = participants(config, account);
+    let read = participants.get(key(account), Tolerance::default(), call()).await.expect("a participant");
+    let read_info =
+        ReadInfo { cache_status: CacheStatus::Miss.into(), fetch_time: Some(read.fetched.into()) };
+    GetParticipantResponse {
+        participant: Some(read.value.decode().expect("a participant")),
+        read_info: Some(read_info),
+    }
+}
+
 fn conversation(account: &Account) -> Conversation {
     Conversation {
         account: account.id.clone(),
@@ -212,7 +245,7 @@ fn twilio() -> String {
 
 fn serve(mut stream: TcpStream) {
     let one = format!(
-        r#"{{"account_sid":"{}","conversation_sid":"{CONVERSATION}","sid":"{PARTICIPANT}","identity":null,"attributes":"{{\"role\":\"driver\",\"locale\":\"en\"}}","messaging_binding":{{"type":"sms","address":"+15558675310","proxy_address":"+15017122661","projected_address":null}},"role_sid":"RL00000000000000000000000000000001","date_created":"2026-01-05T09:00:00Z","date_updated":"2026-01-05T09:00:00Z","url":"https://conversations.twilio.com/v1/Conversations/{CONVERSATION}/Participants/{PARTICIPANT}","last_read_message_index":7,"last_read_timestamp":"2026-01-05T09:00:00Z"}}"#,
+        r#"{{"account_sid":"{}","conversation_sid":"{CONVERSATION}","sid":"{PARTICIPANT}","identity":null,"attributes":"{{\"role\":\"driver\"}}","messaging_binding":{{"type":"sms","address":"+15558675310","proxy_address":"+15017122661","projected_address":null}},"role_sid":"RL00000000000000000000000000000001","date_created":"2026-01-05T09:00:00Z","date_updated":"2026-01-05T09:00:00Z","url":"https://conversations.twilio.com/v1/Conversations/{CONVERSATION}/Participants/{PARTICIPANT}","last_read_message_index":null,"last_read_timestamp":null}}"#,
         sandbox::ACCOUNT_SID
     );
     let page = format!(
@@ -241,5 +274,5 @@ fn serve(mut stream: TcpStream) {
     }
 }
 
-criterion_group!(parts, routing, page_tokens, messages, hits, answers);
+criterion_group!(parts, routing, page_tokens, messages, bare_call, hits, answers);
 criterion_main!(parts);

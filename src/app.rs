@@ -226,7 +226,7 @@ impl App {
         let files = files.filter(|secret| secret.is_file()).cloned().collect();
 
         let limits = CallLimits { longest: call_timeout, in_flight: calls_in_flight, watchers };
-        let calls = Calls::new(limits, end_streams.clone(), metrics.clone(), log.calls);
+        let calls = Calls::new(limits, end_streams.clone(), &metrics, log.calls);
         let (health, health_service) = tonic_health::server::health_reporter();
         let service = grpc::service(participants.clone(), known, watch.heartbeat);
         let front = Front {
@@ -258,9 +258,12 @@ impl App {
         })
     }
 
-    /// Lets the admin listener change the process's log, and count what becomes of its spans.
+    /// Lets calls have spans, the metrics count what becomes of them, and the admin listener change the process's log.
     pub fn with_telemetry(mut self, telemetry: &Telemetry) -> Self {
         self.metrics.observe_spans(telemetry.spans.clone());
+        if let Some(tracer) = telemetry.calls.clone() {
+            self.calls.trace_by(tracer);
+        }
         self.log_filter = Some(telemetry.filter.clone());
         self
     }

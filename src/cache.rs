@@ -32,7 +32,7 @@ pub use staleness::Wanted;
 
 use crate::ids::{AccountId, Conversation, Person, Segment};
 use crate::proto::CacheStatus;
-use crate::telemetry::{Metrics, Origin};
+use crate::telemetry::{Metrics, Origin, in_current_trace};
 use generations::Generations;
 use refresh::Refreshes;
 use staleness::{Asked, Stored, Verdict, timed};
@@ -80,6 +80,12 @@ pub enum LoadError<E> {
     Failed(Arc<E>),
     /// The load panicked.
     Panicked,
+}
+
+/// What the store has to know of a load's error.
+pub trait Failure {
+    /// Whether it tells of the call whose load it was, more than of what was loaded: another's load may go well.
+    fn is_the_leaders(&self) -> bool;
 }
 
 /// The store.
@@ -132,7 +138,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         load: impl Fn() -> F,
     ) -> Result<Loaded<V>, LoadError<E>>
     where
-        E: Send + Sync + 'static,
+        E: Failure + Send + Sync + 'static,
         F: Future<Output = Result<V, E>> + Send + 'static,
     {
         let asked = Asked { at: Instant::now(), wanted };
@@ -143,13 +149,14 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
                     return Ok(stored.with(CacheStatus::Hit));
                 }
                 Verdict::Stale if !(self.is_negative)(&stored.value) => {
-                    self.refresh(key, asked, load).await;
+                    Box::pin(self.refresh(key, asked, load)).await;
                     return Ok(self.served(stored, CacheStatus::StaleRevalidating));
                 }
                 Verdict::Stale | Verdict::TooOld => {}
             }
         }
-        let (stored, status) = self.load_shared(key, asked, load).await?;
+        // Behind a pointer, as all that is no hit: it has room for a load, which a hit would carry about.
+        let (stored, status) = Box::pin(self.load_shared(key, asked, load)).await?;
         Ok(self.served(stored, status))
     }
 
@@ -186,18 +193,25 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         load: impl Fn() -> F,
     ) -> Result<(Stored<V>, CacheStatus), LoadError<E>>
     where
-        E: Send + Sync + 'static,
+        E: Failure + Send + Sync + 'static,
         F: Future<Output = Result<V, E>> + Send + 'static,
     {
+        let mut is_first = true;
         loop {
             // A task of its own: were it the caller's future, the load would end with the caller's patience, and a cache
             // whose callers are less patient than its upstream would never fill.
             let leads = Arc::new(AtomicBool::new(false));
             let flight = self.clone().fly(key.clone(), asked, leads.clone(), timed(load()));
-            let flight = self.tasks.spawn(flight.in_current_span());
+            let flight = self.tasks.spawn(in_current_trace(flight));
             let _caller = Caller { flight: flight.abort_handle(), leads };
             let (stored, status) = match flight.await {
-                Ok(flown) => flown.map_err(LoadError::Failed)?,
+                Ok((Ok(stored), status)) => (stored, status),
+                // Once more, and not again: where many fail they wait for two loads, not for one each.
+                Ok((Err(error), CacheStatus::Coalesced)) if is_first && error.is_the_leaders() => {
+                    is_first = false;
+                    continue;
+                }
+                Ok((Err(error), _)) => return Err(LoadError::Failed(error)),
                 Err(_) => return Err(LoadError::Panicked),
             };
             // A load that had begun too long before this call will not do: join, or begin, the next one.
@@ -214,7 +228,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         asked: Asked,
         leads: Arc<AtomicBool>,
         load: impl Future<Output = Result<Stored<V>, E>>,
-    ) -> Result<(Stored<V>, CacheStatus), Arc<E>>
+    ) -> (Result<Stored<V>, Arc<E>>, CacheStatus)
     where
         E: Send + Sync + 'static,
     {
@@ -250,7 +264,7 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
         }
         // It stays in `entries` only; whoever comes next must not take it for a load that is under way.
         self.flights.invalidate(&key).await;
-        stored.map(|stored| (stored, status))
+        (stored, status)
     }
 
     /// The value from `load` without a look into the store, which then holds it for others.

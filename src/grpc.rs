@@ -4,12 +4,12 @@ mod call;
 mod deadline;
 mod pace;
 mod request;
+mod server;
 mod status;
 mod stopping;
 mod watch;
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::{Stream, StreamExt as _};
@@ -20,11 +20,12 @@ use tonic::{Request, Response, Status};
 
 pub use call::{Answer, CallLimits, CallService, Calls, code_name};
 pub use pace::paced;
+pub use server::Server;
 pub use status::{DOMAIN, On, Reason, Retry, Row, TABLE, catalogue};
 
 use crate::ids::{Accounts, ApiVersion, Call, CallerId};
-use crate::participants::{Error, Participants, Read, Streamed};
-use crate::proto::participant_service_server::{ParticipantService, ParticipantServiceServer};
+use crate::participants::{Encoded, Error, Participants, Read, Streamed};
+use crate::proto::participant_service_server::ParticipantService;
 use crate::proto::{self, CacheStatus, ReadInfo};
 use deadline::Deadline;
 
@@ -33,22 +34,30 @@ const MAX_REQUEST_BYTES: usize = 2 * 1024 * 1024;
 
 /// `participant.v1.ParticipantService` over the participants of these accounts. It expects [`CallService`] around it.
 /// `heartbeat` is how long a watcher hears nothing at most.
-pub fn service(
-    participants: Participants,
-    accounts: Accounts,
-    heartbeat: Duration,
-) -> ParticipantServiceServer<Service> {
-    // Of what is written there is no bound: an answer is as large as what Twilio answered, which `upstream.max_response_bytes`
-    // bounds, and a caller that has set its own bound higher than 4 MiB shall have it.
-    ParticipantServiceServer::new(Service { participants, accounts: Arc::new(accounts), heartbeat })
-        .max_decoding_message_size(MAX_REQUEST_BYTES)
+pub fn service(participants: Participants, accounts: Accounts, heartbeat: Duration) -> Server {
+    Server::new(Service { participants, accounts, heartbeat })
 }
 
 /// The service's methods.
 pub struct Service {
     participants: Participants,
-    accounts: Arc<Accounts>,
+    accounts: Accounts,
     heartbeat: Duration,
+}
+
+impl Service {
+    async fn get(
+        &self,
+        request: Request<proto::GetParticipantRequest>,
+    ) -> Result<Response<proto::EncodedGetParticipantResponse>, Status> {
+        let (opened, request) = opened(request)?;
+        let request::Get { key, tolerance } = request::get(request, &self.accounts)?;
+        let told = told(key.conversation.version);
+        let read = self.participants.get(key, tolerance, opened.unary()).await.map_err(told)?;
+        let read_info = Some(read_info(&read));
+        let participant = Some(read.value.bytes());
+        Ok(Response::new(proto::EncodedGetParticipantResponse { participant, read_info }))
+    }
 }
 
 #[tonic::async_trait]
@@ -57,15 +66,12 @@ impl ParticipantService for Service {
         &self,
         request: Request<proto::GetParticipantRequest>,
     ) -> Result<Response<proto::GetParticipantResponse>, Status> {
-        let (opened, request) = opened(request)?;
-        let request::Get { key, tolerance } = request::get(request, &self.accounts)?;
-        let told = told(key.conversation.version);
-        let read = self.participants.get(key, tolerance, opened.unary()).await.map_err(told)?;
-        let read_info = Some(read_info(&read));
-        Ok(Response::new(proto::GetParticipantResponse {
-            participant: Some(Arc::unwrap_or_clone(read.value)),
-            read_info,
-        }))
+        // `Server` answers without this; the contract is whole all the same.
+        let proto::EncodedGetParticipantResponse { participant, read_info } =
+            self.get(request).await?.into_inner();
+        let participant = participant.map(|bytes| Encoded::from(bytes).decode()).transpose();
+        let participant = participant.map_err(|_| status::plain(Reason::Internal))?;
+        Ok(Response::new(proto::GetParticipantResponse { participant, read_info }))
     }
 
     async fn list_participants(
@@ -100,7 +106,7 @@ impl ParticipantService for Service {
             match read {
                 Ok(read) => {
                     answer.read_info.push(read_info(&read));
-                    answer.participants.push(Arc::unwrap_or_clone(read.value));
+                    answer.participants.push(read.value.decode().map_err(told(version))?);
                 }
                 Err(error) if partial => {
                     answer.failed_requests.insert(index, status::of_part(&error, version));

@@ -20,6 +20,7 @@ use std::time::SystemTime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use cached::Encoded;
 pub use events::{Watch, WatchFilter};
 pub use fields::is_set;
 pub use freshness::{Freshness, Graces, Lifetimes};

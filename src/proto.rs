@@ -2,6 +2,9 @@
 //!
 //! The proto files are the documentation; nothing is added here. These messages are also the gateway's internal model.
 
+mod codec;
+mod encoded;
+
 use std::fmt;
 
 // The generated client names no transport, and prost writes the comments of the proto files as they are.
@@ -12,6 +15,8 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/redacted_debug.rs"));
 }
 
+pub use codec::ParticipantCodec;
+pub use encoded::EncodedGetParticipantResponse;
 pub use generated::*;
 /// Encoding and decoding of the messages.
 pub use prost::Message;

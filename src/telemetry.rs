@@ -1,6 +1,7 @@
 //! What the gateway tells of itself: log lines (JSON where a program reads them, text where a person does; never with
 //! PII, whatever the filter), metrics, and traces.
 
+mod calls;
 mod lines;
 pub mod metrics;
 pub mod traces;
@@ -11,10 +12,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use metrics::{Attempt, CircuitState, ConnectionRefused, GovernorLoad, Metrics, MetricsError};
+pub use calls::{CallSpan, CallTracer, in_current_trace};
+pub use metrics::{
+    Attempt, CircuitState, ConnectionRefused, GovernorLoad, MethodMetrics, Metrics, MetricsError,
+};
 use traces::Traces;
-pub use traces::{Origin, SpanCounts, continue_trace, inject_trace};
+pub use traces::{Origin, SpanCounts, inject_trace};
 
+use calls::LayerTracer;
 use lines::JsonLines;
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, filter_fn};
@@ -105,6 +110,8 @@ impl FromStr for LogFormat {
 pub struct Telemetry {
     /// How the export of spans goes.
     pub spans: SpanCounts,
+    /// Begins the spans of calls; `None`: nothing is exported.
+    pub calls: Option<CallTracer>,
     /// Changes which lines are written.
     pub filter: LogFilter,
     traces: Option<Traces>,
@@ -155,7 +162,7 @@ pub fn init(settings: &LogSettings, export: Option<Protocol>) -> Result<Telemetr
     let traces = export.map(|protocol| Traces::start(protocol, spans.clone())).transpose()?;
     let recorded = match &traces {
         Some(traces) => {
-            let layer = tracing_opentelemetry::layer().with_tracer(traces.tracer());
+            let layer = tracing_opentelemetry::layer().with_tracer(LayerTracer(traces.tracer()));
             let layer = layer
                 .with_location(false)
                 .with_threads(false)
@@ -186,7 +193,8 @@ pub fn init(settings: &LogSettings, export: Option<Protocol>) -> Result<Telemetr
     // The layer that knows the spans comes first: the lines ask it for their ids.
     tracing_subscriber::registry().with(recorded).with(lines.with_filter(filter)).try_init()?;
     std::panic::set_hook(Box::new(log_panic));
-    Ok(Telemetry { spans, filter: change, traces })
+    let calls = traces.as_ref().map(|traces| CallTracer(traces.tracer()));
+    Ok(Telemetry { spans, calls, filter: change, traces })
 }
 
 fn is_own(metadata: &Metadata<'_>) -> bool {

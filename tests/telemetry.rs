@@ -657,6 +657,32 @@ async fn what_the_sampler_leaves_out_is_neither_exported_nor_dropped() {
 }
 
 #[tokio::test]
+async fn a_caller_that_is_not_sampled_has_no_spans_and_keeps_its_trace() {
+    let env = [("GATEWAY_UPSTREAM_PROPAGATE_TRACE", "true")];
+    let (collected, lines) = traced_with(true, &env, async |process: &mut Process| {
+        let unsampled = |participant_id| {
+            let mut request = get(V1_CONVERSATION, participant_id);
+            let parent = format!("00-{TRACE}-{CALLER}-00");
+            request.metadata_mut().insert("traceparent", parent.parse().unwrap());
+            request
+        };
+        process.client.get_participant(unsampled("alice")).await.unwrap();
+        process.client.get_participant(unsampled("nobody-here")).await.unwrap_err();
+        let url = format!("http://{}/_sandbox/requests", process.addresses["sandbox"].as_str().unwrap());
+        let log: serde_json::Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+        for request in log["last"].as_array().unwrap() {
+            let parent = request["headers"]["traceparent"].as_str().unwrap();
+            assert!(parent.contains(TRACE) && parent.ends_with("-00"), "{parent}");
+        }
+    })
+    .await;
+    // Neither the call nor what it began: a load runs in a task of its own.
+    assert!(collected.spans.is_empty(), "{:#?}", collected.spans);
+    let failed = lines.iter().find(|line| line.get("reason").is_some()).unwrap();
+    assert_eq!(failed["trace_id"], TRACE);
+}
+
+#[tokio::test]
 async fn calls_that_the_grpc_layer_refuses_are_counted_too() {
     let mut process = Process::start(&[]).await;
     let large = ListParticipantsRequest { page_token: "A".repeat(3 << 20), ..Default::default() };

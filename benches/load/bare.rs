@@ -1,26 +1,18 @@
 //! The ceiling that users of tonic know: a server that has the answer ready, and clones and encodes it for each call.
 
-use std::path::PathBuf;
 use std::pin::Pin;
 
 use futures_util::Stream;
 use participant_gateway::proto::participant_service_server::{ParticipantService, ParticipantServiceServer};
 use participant_gateway::proto::*;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
-struct Bare {
+pub(crate) struct Bare {
     answer: GetParticipantResponse,
 }
 
-/// Serves the answer that stands in this file, encoded.
-pub(crate) async fn run(answer: PathBuf) {
-    let encoded = std::fs::read(answer).expect("the answer");
-    let answer = GetParticipantResponse::decode(encoded.as_slice()).expect("a message");
-    let incoming = TcpIncoming::from(crate::listen().await).with_nodelay(Some(true));
-    let service = ParticipantServiceServer::new(Bare { answer });
-    Server::builder().add_service(service).serve_with_incoming(incoming).await.expect("it serves");
+pub(crate) fn service(answer: GetParticipantResponse) -> ParticipantServiceServer<Bare> {
+    ParticipantServiceServer::new(Bare { answer })
 }
 
 type Answer<T> = Result<Response<T>, Status>;

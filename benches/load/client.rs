@@ -46,14 +46,21 @@ pub(crate) enum Status {
 
 /// What became of some calls.
 pub(crate) struct Load {
-    pub(crate) calls: u64,
+    /// Those that failed among them.
+    calls: u64,
+    pub(crate) failed: u64,
     pub(crate) seconds: f64,
-    pub(crate) latency: Latency,
+    times: Histogram<u64>,
 }
 
-/// How long they took.
+/// Collects what became of calls.
 #[derive(Clone)]
-pub(crate) struct Latency(Arc<Mutex<Histogram<u64>>>);
+struct Notes {
+    began: Instant,
+    expected: Bytes,
+    failed: Arc<AtomicU64>,
+    times: Arc<Mutex<Histogram<u64>>>,
+}
 
 /// One that knows a server.
 pub(crate) struct Client {
@@ -98,21 +105,18 @@ impl Client {
 
     /// On all streams of all connections, each of which calls again when it has its answer.
     pub(crate) async fn saturate(&self, length: Duration) -> Load {
-        let (latency, began) = (Latency::none(), Instant::now());
-        let mut streams = JoinSet::new();
+        let (notes, mut streams) = (self.notes(), JoinSet::new());
         for caller in self.callers.iter().flat_map(|caller| std::iter::repeat_n(caller, STREAMS)) {
-            let (caller, latency) = (caller.clone(), latency.clone());
-            let (frame, expected) = (self.frame.clone(), self.answer.clone());
+            let (caller, notes, frame) = (caller.clone(), notes.clone(), self.frame.clone());
             streams.spawn(async move {
-                while began.elapsed() < length {
+                while notes.began.elapsed() < length {
                     let began = Instant::now();
-                    check(caller.call(&frame).await, &expected);
-                    latency.add(began.elapsed());
+                    notes.add(caller.call(&frame).await, began.elapsed());
                 }
             });
         }
         streams.join_all().await;
-        Load { calls: latency.count(), seconds: began.elapsed().as_secs_f64(), latency }
+        notes.load()
     }
 
     /// Each of so many calls once, by their numbers, as fast as they are answered. Of each it notes the number and the answer.
@@ -140,26 +144,32 @@ impl Client {
 
     /// One after the other on one connection.
     pub(crate) async fn alone(&self, length: Duration) -> Load {
-        let (latency, began) = (Latency::none(), Instant::now());
-        while began.elapsed() < length {
+        let notes = self.notes();
+        while notes.began.elapsed() < length {
             let began = Instant::now();
-            check(self.callers[0].call(&self.frame).await, &self.answer);
-            latency.add(began.elapsed());
+            notes.add(self.callers[0].call(&self.frame).await, began.elapsed());
         }
-        Load { calls: latency.count(), seconds: began.elapsed().as_secs_f64(), latency }
+        notes.load()
     }
 
     /// At this many calls a second, whether or not they are answered.
     pub(crate) async fn at_rate(&self, rate: f64, length: Duration) -> Load {
-        let (latency, began) = (Latency::none(), Instant::now());
-        let (kept, frame, expected) = (latency.clone(), self.frame.clone(), self.answer.clone());
-        let question = move |_| frame.clone();
-        let note = move |_, answer, took| {
-            check(answer, &expected);
-            kept.add(took);
-        };
-        self.open_loop(rate, length, question, note).await;
-        Load { calls: latency.count(), seconds: began.elapsed().as_secs_f64(), latency }
+        let (notes, frame) = (self.notes(), self.frame.clone());
+        let kept = notes.clone();
+        self.open_loop(rate, length, move |_| frame.clone(), move |_, answer, took| kept.add(answer, took))
+            .await;
+        notes.load()
+    }
+
+    fn notes(&self) -> Notes {
+        Notes {
+            began: Instant::now(),
+            expected: self.answer.clone(),
+            failed: Arc::default(),
+            times: Arc::new(Mutex::new(
+                Histogram::new_with_bounds(1_000, 60_000_000_000, 3).expect("legal bounds"),
+            )),
+        }
     }
 
     /// Calls when they are due, by their numbers. Of each it notes the number, the answer, and the time since it was due.
@@ -226,10 +236,12 @@ impl Caller {
     }
 }
 
-/// What is not answered as it should ends the benchmark: there would be nothing to compare.
-fn check(answer: Answer, expected: &[u8]) {
-    let answer = answer.unwrap_or_else(|status| panic!("a call failed: {status:?}"));
-    assert!(answer.starts_with(expected), "another answer than the one that was checked");
+/// Whether the call failed. A wrong answer ends the benchmark: there would be nothing to compare.
+fn has_failed(answer: Answer, expected: &[u8]) -> bool {
+    answer.map_or(true, |answer| {
+        assert!(answer.starts_with(expected), "another answer than the one that was checked");
+        false
+    })
 }
 
 /// The encoded answer to one call on a connection of its own.
@@ -249,23 +261,28 @@ pub(crate) fn framed(message: &[u8]) -> Bytes {
     [&[0], length.to_be_bytes().as_slice(), message].concat().into()
 }
 
-impl Latency {
-    fn none() -> Self {
-        let histogram = Histogram::new_with_bounds(1_000, 60_000_000_000, 3).expect("legal bounds");
-        Self(Arc::new(Mutex::new(histogram)))
+impl Notes {
+    fn add(&self, answer: Answer, took: Duration) {
+        self.failed.fetch_add(has_failed(answer, &self.expected).into(), Ordering::Relaxed);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.times.lock().expect("nobody panics").saturating_record(nanos);
     }
 
-    fn add(&self, time: Duration) {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.0.lock().expect("nobody panics").saturating_record(nanos);
+    fn load(&self) -> Load {
+        let times = self.times.lock().expect("nobody panics").clone();
+        let failed = self.failed.load(Ordering::Relaxed);
+        Load { calls: times.len(), failed, seconds: self.began.elapsed().as_secs_f64(), times }
     }
+}
 
-    fn count(&self) -> u64 {
-        self.0.lock().expect("nobody panics").len()
+impl Load {
+    /// How many were answered as they should.
+    pub(crate) fn good(&self) -> u64 {
+        self.calls - self.failed
     }
 
     /// Of so many of a hundred, in microseconds.
     pub(crate) fn micros(&self, percentile: f64) -> f64 {
-        self.0.lock().expect("nobody panics").value_at_percentile(percentile) as f64 / 1000.0
+        self.times.value_at_percentile(percentile) as f64 / 1000.0
     }
 }

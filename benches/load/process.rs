@@ -80,12 +80,12 @@ impl Cores {
             .arg(&file)
             .env_clear()
             .env("PATH", std::env::var("PATH").unwrap_or_default())
-            .env("GATEWAY_LOG_FILTER", "warn")
             .env("TWILIO_ACCOUNT_SID", sandbox::ACCOUNT_SID)
             .env("TWILIO_AUTH_TOKEN", sandbox::AUTH_TOKEN)
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
             .expect("taskset is there");
         let ready = until("the gateway writes its ready file", || std::fs::read_to_string(&file).ok());

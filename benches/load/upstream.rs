@@ -118,11 +118,11 @@ fn response(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     builder.body(Full::from(body)).expect("a response")
 }
 
-/// 640 bytes, as in Twilio's documentation.
+/// As in Twilio's documentation.
 fn json(conversation: &str, participant: &str) -> String {
     let account = sandbox::ACCOUNT_SID;
     format!(
-        r#"{{"account_sid":"{account}","conversation_sid":"{conversation}","sid":"{participant}","identity":null,"attributes":"{{\"role\":\"driver\",\"locale\":\"en\"}}","messaging_binding":{{"type":"sms","address":"+15558675310","proxy_address":"+15017122661","projected_address":null}},"role_sid":"RL00000000000000000000000000000001","date_created":"2026-01-05T09:00:00Z","date_updated":"2026-01-05T09:00:00Z","url":"https://conversations.twilio.com/v1/Conversations/{conversation}/Participants/{participant}","last_read_message_index":7,"last_read_timestamp":"2026-01-05T09:00:00Z"}}"#
+        r#"{{"account_sid":"{account}","conversation_sid":"{conversation}","sid":"{participant}","identity":null,"attributes":"{{\"role\":\"driver\"}}","messaging_binding":{{"type":"sms","address":"+15558675310","proxy_address":"+15017122661","projected_address":null}},"role_sid":"RL00000000000000000000000000000001","date_created":"2026-01-05T09:00:00Z","date_updated":"2026-01-05T09:00:00Z","url":"https://conversations.twilio.com/v1/Conversations/{conversation}/Participants/{participant}","last_read_message_index":null,"last_read_timestamp":null}}"#
     )
 }
 

@@ -4,13 +4,12 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_reflection::server::{Builder, Error};
 
-use crate::grpc::{CallService, Calls, Service};
+use crate::grpc::{CallService, Calls, Server};
 use crate::proto;
-use crate::proto::participant_service_server::ParticipantServiceServer;
 
 pub(super) fn services(
     calls: Calls,
-    service: ParticipantServiceServer<Service>,
+    service: Server,
     health: HealthServer<impl Health>,
 ) -> Result<CallService, Error> {
     // grpcurl before 1.8.7 asks for v1alpha only, newer tools for v1 first.

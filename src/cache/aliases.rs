@@ -45,6 +45,11 @@ impl Aliases {
         self.sids.insert(named.clone(), Alias { sid, learned: Instant::now() }).await;
     }
 
+    /// Until the next answer tells what the name means.
+    pub async fn forget(&self, named: &Conversation) {
+        self.sids.invalidate(named).await;
+    }
+
     /// Drops what has expired, until the token is cancelled: a unique name can be PII.
     pub async fn upkeep(&self, end: CancellationToken) {
         super::tidy(&self.sids, end).await;

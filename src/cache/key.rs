@@ -29,8 +29,8 @@ pub enum Item {
     Page {
         /// At most so many items.
         size: u32,
-        /// The upstream's own page number and token.
-        cursor: (String, String),
+        /// The upstream's own page number and token. Behind a pointer: most items are participants.
+        cursor: Box<(String, String)>,
     },
 }
 
@@ -38,7 +38,7 @@ impl Key {
     pub(super) fn weight(&self) -> u32 {
         let item = match &self.item {
             Item::Participant(id) => id.as_str().len(),
-            Item::Page { cursor: (page, token), .. } => page.len() + token.len(),
+            Item::Page { cursor, .. } => cursor.0.len() + cursor.1.len(),
         };
         let scope = match &self.scope {
             Scope::Conversation(conversation) => conversation.id.as_str().len(),
@@ -46,8 +46,8 @@ impl Key {
                 text.len()
             }
         };
-        // moka's own share of an entry, measured with empty values, and the texts of the key.
-        let bytes = 300 + scope + item;
+        // What an entry takes beside the texts of its key and the value's bytes: live allocations, measured at 20,000 entries.
+        let bytes = 550 + scope + item;
         u32::try_from(bytes).unwrap_or(u32::MAX)
     }
 }

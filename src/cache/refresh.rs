@@ -71,13 +71,13 @@ impl<V: Clone + Send + Sync + 'static> Cache<V> {
             // A task within the task: a panic is an outcome, too.
             let flown = cache.tasks.spawn(flight.in_current_span()).await;
             let outcome = match &flown {
-                Ok(Ok((_, CacheStatus::Miss))) => "renewed",
+                Ok((Ok(_), CacheStatus::Miss)) => "renewed",
                 // Somebody who could not be served had begun to load it.
-                Ok(Ok(_)) => "joined",
-                Ok(Err(_)) => "failed",
+                Ok((Ok(_), _)) => "joined",
+                Ok((Err(_), _)) => "failed",
                 Err(_) => "panicked",
             };
-            if matches!(flown, Ok(Ok(_))) {
+            if matches!(flown, Ok((Ok(_), _))) {
                 cache.refreshes.succeeded(&key).await;
             } else {
                 cache.refreshes.failed(key).await;

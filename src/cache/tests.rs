@@ -10,6 +10,18 @@ use tokio::sync::{Semaphore, oneshot};
 use super::*;
 use crate::ids::ApiVersion;
 
+impl Failure for Infallible {
+    fn is_the_leaders(&self) -> bool {
+        match *self {}
+    }
+}
+
+impl Failure for &str {
+    fn is_the_leaders(&self) -> bool {
+        *self == "impatient"
+    }
+}
+
 fn cache(ttl: Duration, negative_ttl: Duration) -> Cache<String> {
     kept(ttl, Duration::ZERO, negative_ttl)
 }
@@ -329,4 +341,33 @@ async fn a_load_that_fails_leaves_what_was_there() {
     let failing = cache.get_or_load(&alice(&cache, &chat), NEW, || async { Err("down") }).await;
     assert!(matches!(failing, Err(LoadError::Failed(_))));
     assert_eq!(get(&cache, alice(&cache, &chat), "x").await, ("a".into(), CacheStatus::Hit));
+}
+
+#[tokio::test]
+async fn who_joined_a_load_loads_anew_where_only_its_leader_had_no_patience() {
+    for (error, expected) in [("impatient", Ok("own")), ("down", Err("down"))] {
+        let (cache, chat, gate) = (long(), conversation('1', "CH1"), Arc::new(Semaphore::new(0)));
+        let key = alice(&cache, &chat);
+        let leading = || {
+            let gate = gate.clone();
+            async move {
+                let _permit = gate.acquire().await;
+                Err::<String, _>(error)
+            }
+        };
+        let own = || async { Ok::<_, &'static str>("own".to_owned()) };
+        let release = async {
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            gate.add_permits(1);
+        };
+        let (led, joined, ()) =
+            tokio::join!(cache.get_or_load(&key, ANY, leading), cache.get_or_load(&key, ANY, own), release);
+        assert!(matches!(led, Err(LoadError::Failed(led)) if *led == error));
+        let joined = joined.map(|loaded| loaded.value).map_err(|error| match error {
+            LoadError::Failed(error) => *error,
+            LoadError::Panicked => "panicked",
+        });
+        assert_eq!(joined, expected.map(str::to_owned));
+    }
 }

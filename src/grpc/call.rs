@@ -3,17 +3,18 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::error::Error;
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, ready};
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, timeout_at};
@@ -22,16 +23,15 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use tower::Service as _;
-use tracing::{Instrument as _, Span, field, info, info_span, warn};
+use tracing::{info, warn};
 
 use super::deadline::Limits;
 use super::status::{self, Reason};
 use super::stopping::{Requests, Stopping};
-use super::{Opened, Service, pace};
+use super::{Opened, Server, pace};
 use crate::ids::CallerId;
-use crate::proto::participant_service_server::ParticipantServiceServer;
 use crate::proto::{self, Message as _};
-use crate::telemetry::{self, CallLog, Metrics};
+use crate::telemetry::{CallLog, CallSpan, CallTracer, MethodMetrics, Metrics};
 
 /// How long a call may take, and how many there may be at once. What is more is refused at once: a queue would only grow
 /// old, and its callers give up while it does.
@@ -51,11 +51,27 @@ pub struct Calls(Arc<Shared>);
 
 struct Shared {
     limits: CallLimits,
-    methods: HashMap<Arc<str>, Kind>,
+    methods: HashMap<Arc<str>, Arc<Method>>,
+    other: Arc<Method>,
     in_flight: [AtomicUsize; 3],
     end_streams: CancellationToken,
-    metrics: Metrics,
+    tracer: OnceLock<CallTracer>,
     log: CallLog,
+}
+
+/// A method as spans, metrics and log lines call it, and what counts its calls.
+struct Method {
+    name: Arc<str>,
+    kind: Kind,
+    metrics: MethodMetrics,
+}
+
+impl Method {
+    fn new(name: &str, kind: Kind, metrics: &Metrics) -> Arc<Self> {
+        let name = name.into();
+        let metrics = metrics.of_method(&name);
+        Arc::new(Self { name, kind, metrics })
+    }
 }
 
 /// What a call counts among.
@@ -71,9 +87,15 @@ enum Kind {
 impl Calls {
     /// `end_streams` ends every stream, reflection's and a health watcher's among them: a graceful shutdown would wait for
     /// them for ever.
-    pub fn new(limits: CallLimits, end_streams: CancellationToken, metrics: Metrics, log: CallLog) -> Self {
-        let (methods, in_flight) = (methods(), Default::default());
-        Self(Arc::new(Shared { limits, methods, in_flight, end_streams, metrics, log }))
+    pub fn new(limits: CallLimits, end_streams: CancellationToken, metrics: &Metrics, log: CallLog) -> Self {
+        let (methods, other) = (methods(metrics), Method::new("_OTHER", Kind::Other, metrics));
+        let (in_flight, tracer) = Default::default();
+        Self(Arc::new(Shared { limits, methods, other, in_flight, end_streams, tracer, log }))
+    }
+
+    /// Gives every call from now on a span. The first tracer stays.
+    pub fn trace_by(&self, tracer: CallTracer) {
+        let _ = self.0.tracer.set(tracer);
     }
 
     /// How many calls have begun and not ended.
@@ -83,7 +105,7 @@ impl Calls {
 }
 
 /// The paths of this contract's methods: the values that the span's `rpc.method` may take.
-fn methods() -> HashMap<Arc<str>, Kind> {
+fn methods(metrics: &Metrics) -> HashMap<Arc<str>, Arc<Method>> {
     let set = prost_types::FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET).unwrap_or_default();
     let mut methods = HashMap::new();
     for file in &set.file {
@@ -91,7 +113,9 @@ fn methods() -> HashMap<Arc<str>, Kind> {
             for method in &service.method {
                 let path = format!("{}.{}/{}", file.package(), service.name(), method.name());
                 let is_watch = method.name() == "WatchParticipants";
-                methods.insert(path.into(), if is_watch { Kind::Watcher } else { Kind::Call });
+                let kind = if is_watch { Kind::Watcher } else { Kind::Call };
+                let method = Method::new(&path, kind, metrics);
+                methods.insert(method.name.clone(), method);
             }
         }
     }
@@ -102,14 +126,14 @@ fn methods() -> HashMap<Arc<str>, Kind> {
 #[derive(Clone)]
 pub struct CallService {
     calls: Calls,
-    participants: ParticipantServiceServer<Service>,
+    participants: Server,
     others: Routes,
     caller: CallerId,
 }
 
 impl CallService {
     /// `others` are health and reflection.
-    pub fn new(calls: Calls, participants: ParticipantServiceServer<Service>, others: Routes) -> Self {
+    pub fn new(calls: Calls, participants: Server, others: Routes) -> Self {
         Self { calls, participants, others, caller: CallerId::Unknown }
     }
 
@@ -143,31 +167,24 @@ impl CallService {
     {
         let shared = &self.calls.0;
         let limits = Limits::of(request.headers(), shared.limits.longest);
-        let ours = shared.methods.get_key_value(request.uri().path().trim_start_matches('/'));
-        let (method, kind) =
-            ours.map_or_else(|| ("_OTHER".into(), Kind::Other), |(name, kind)| (name.clone(), *kind));
-        let span = info_span!(
-            "rpc",
-            otel.name = &*method,
-            otel.kind = "server",
-            rpc.system.name = "grpc",
-            rpc.method = &*method,
-            rpc.response.status_code = field::Empty,
-            otel.status_code = field::Empty,
-        );
-        telemetry::continue_trace(&span, request.headers());
-        let (call, has_room) = Call::begin(method, kind, span.clone(), self.calls.clone());
+        let ours = shared.methods.get(request.uri().path().trim_start_matches('/'));
+        let method = ours.unwrap_or(&shared.other).clone();
+        let kind = method.kind;
+        let span = CallSpan::begin(shared.tracer.get(), &method.name, request.headers());
+        let (call, has_room) = Call::begin(method, span, self.calls.clone());
         let opened = Opened::new(limits.deadline, self.caller, request.headers());
         request.extensions_mut().insert(opened);
         let answer = has_room.then(|| self.dispatch(kind, request));
-        let answered = async move {
+        async move {
             let response = match answer {
-                Some(answer) => in_time(answer, limits.fires).await,
+                Some(answer) => {
+                    let mut answer = pin!(in_time(answer, limits.fires));
+                    poll_fn(|context| call.span.within(|| answer.as_mut().poll(context))).await
+                }
                 None => status::shed().into_http(),
             };
             Ok(call.observe(response))
-        };
-        answered.instrument(span)
+        }
     }
 
     /// By the method alone: tonic's router would look the path up once more, and box the call twice.
@@ -211,7 +228,7 @@ async fn in_time(
 fn refusal<B>(request: &Request<B>) -> Option<StatusCode> {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    if request.method() != Method::POST {
+    if request.method() != http::Method::POST {
         Some(StatusCode::METHOD_NOT_ALLOWED)
     } else if !matches!(essence, "application/grpc" | "application/grpc+proto") {
         Some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
@@ -222,32 +239,31 @@ fn refusal<B>(request: &Request<B>) -> Option<StatusCode> {
 
 /// A call that has not ended yet. Its end is noted once; dropped before that, the caller went away.
 struct Call {
-    method: Arc<str>,
-    span: Span,
+    method: Arc<Method>,
+    span: CallSpan,
     began: Instant,
-    kind: Kind,
     ended: bool,
     calls: Calls,
 }
 
 impl Call {
     /// The call, and whether there is room for it: one that there is not counts until it is refused.
-    fn begin(method: Arc<str>, kind: Kind, span: Span, calls: Calls) -> (Self, bool) {
+    fn begin(method: Arc<Method>, span: CallSpan, calls: Calls) -> (Self, bool) {
         let CallLimits { in_flight, watchers, .. } = calls.0.limits;
-        let most = [in_flight, watchers, usize::MAX][kind as usize];
-        let others = calls.0.in_flight[kind as usize].fetch_add(1, Ordering::Relaxed);
-        calls.0.metrics.call_began(&method);
+        let most = [in_flight, watchers, usize::MAX][method.kind as usize];
+        let others = calls.0.in_flight[method.kind as usize].fetch_add(1, Ordering::Relaxed);
+        method.metrics.began();
         if others >= most {
-            calls.0.metrics.call_shed(&method);
+            method.metrics.shed();
         }
-        (Self { method, span, began: Instant::now(), kind, ended: false, calls }, others < most)
+        (Self { method, span, began: Instant::now(), ended: false, calls }, others < most)
     }
 
     fn observe(mut self, response: Response<tonic::body::Body>) -> Response<Answer> {
         pace::give();
         // An error that comes before any answer is in the headers; else the end is in the trailers.
         if let Some(status) = Status::from_header_map(response.headers()) {
-            self.end(&status);
+            self.fail(&status);
             return response.map(|inner| Answer { inner, call: None, stopping: Stopping::default() });
         }
         response.map(|inner| Answer { inner, call: Some(self), stopping: Stopping::default() })
@@ -256,34 +272,48 @@ impl Call {
     /// The trailers of a stream that ends because the gateway does.
     fn stop<T>(&mut self) -> Frame<T> {
         let status = status::plain(Reason::ShuttingDown);
-        self.end(&status);
+        self.fail(&status);
         let mut trailers = HeaderMap::new();
         // It holds no text that a header could not.
         let _ = status.add_header(&mut trailers);
         Frame::trailers(trailers)
     }
 
-    fn end(&mut self, status: &Status) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
+    fn end_by(&mut self, trailers: &HeaderMap) {
+        // To read a whole status is to copy the trailers.
+        let is_ok = trailers.get(Status::GRPC_STATUS).is_some_and(|code| code == "0");
+        match if is_ok { None } else { Status::from_header_map(trailers) } {
+            Some(status) => self.fail(&status),
+            None => self.succeed(),
         }
-        let code = code_name(status.code());
-        self.span.record("rpc.response.status_code", code);
-        if is_server_error(status.code()) {
-            self.span.record("otel.status_code", "ERROR");
-        }
-        let took = self.began.elapsed();
-        self.calls.0.metrics.call_answered(&self.method, code, took);
+    }
+
+    fn succeed(&mut self) {
+        let Some(took) = self.note_end(Code::Ok) else { return };
         let CallLog { is_access_log, slow } = self.calls.0.log;
-        let is_slow = slow.is_some_and(|bound| took > bound);
-        self.span.in_scope(|| match status.code() {
-            Code::Ok if is_slow => warn!(rpc.method = &*self.method, duration_ms = millis(took), "slow call"),
-            Code::Ok if is_access_log => {
-                info!(rpc.method = &*self.method, duration_ms = millis(took), "call");
-            }
-            Code::Ok => {}
-            _ => self.log(status),
-        });
+        let (method, duration_ms) = (&*self.method.name, millis(took));
+        if slow.is_some_and(|bound| took > bound) {
+            self.span.within(|| warn!(rpc.method = method, duration_ms, "slow call"));
+        } else if is_access_log {
+            self.span.within(|| info!(rpc.method = method, duration_ms, "call"));
+        }
+    }
+
+    fn fail(&mut self, status: &Status) {
+        if self.note_end(status.code()).is_some() {
+            self.span.within(|| self.log(status));
+        }
+    }
+
+    /// How long the call took; `None` where its end was noted before.
+    fn note_end(&mut self, code: Code) -> Option<Duration> {
+        if std::mem::replace(&mut self.ended, true) {
+            return None;
+        }
+        let (name, took) = (code_name(code), self.began.elapsed());
+        self.span.end(name, is_server_error(code));
+        self.method.metrics.answered(name, took);
+        Some(took)
     }
 
     /// One line a failed call. Only what this gateway wrote is in it: a message without `ErrorInfo` is not ours.
@@ -299,7 +329,7 @@ impl Call {
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
-                    rpc.method = &*self.method,
+                    rpc.method = &*self.method.name,
                     rpc.response.status_code = code_name(status.code()),
                     reason,
                     twilio.code = about("twilio_code"),
@@ -312,7 +342,8 @@ impl Call {
             };
         }
         let needs_a_human = reason == Some(Reason::UpstreamCredentialsRejected.as_str());
-        let is_shed = reason == Some(Reason::LocalConcurrency.as_str());
+        let is_shed =
+            [Reason::LocalConcurrency, Reason::CircuitOpen].iter().any(|shed| reason == Some(shed.as_str()));
         match status.code() {
             // There may be thousands a second, which a metric counts.
             _ if is_shed => line!(debug),
@@ -340,10 +371,10 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(&Status::cancelled("the caller went away"));
+            self.fail(&Status::cancelled("the caller went away"));
         }
-        self.calls.0.in_flight[self.kind as usize].fetch_sub(1, Ordering::Relaxed);
-        self.calls.0.metrics.call_ended(&self.method);
+        self.calls.0.in_flight[self.method.kind as usize].fetch_sub(1, Ordering::Relaxed);
+        self.method.metrics.ended();
     }
 }
 
@@ -422,8 +453,7 @@ impl Body for Answer {
             return Poll::Ready(None);
         }
         // A stream's work is done while it is polled, and belongs to the call's span.
-        let _entered = call.span.clone().entered();
-        let Poll::Ready(frame) = this.inner.poll_frame(context) else {
+        let Poll::Ready(frame) = call.span.within(|| this.inner.poll_frame(context)) else {
             pace::wait();
             std::task::ready!(this.stopping.poll(&call.calls.0.end_streams, context));
             pace::give();
@@ -433,7 +463,7 @@ impl Body for Answer {
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
         {
-            call.end(&Status::from_header_map(trailers).unwrap_or_else(|| Status::new(Code::Ok, "")));
+            call.end_by(trailers);
         }
         Poll::Ready(frame)
     }
@@ -455,9 +485,10 @@ mod tests {
     async fn a_call_that_panics_is_answered_and_not_counted_any_more() {
         let limits = CallLimits { longest: Duration::from_secs(1), in_flight: 1, watchers: 1 };
         let metrics = Metrics::new(None).unwrap();
-        let calls = Calls::new(limits, CancellationToken::new(), metrics, CallLog::default());
+        let calls = Calls::new(limits, CancellationToken::new(), &metrics, CallLog::default());
+        let method = Method::new("a/Method", Kind::Call, &metrics);
         for _ in 0..3 {
-            let (call, has_room) = Call::begin("a/Method".into(), Kind::Call, Span::none(), calls.clone());
+            let (call, has_room) = Call::begin(method.clone(), CallSpan::Off, calls.clone());
             assert!(has_room && calls.in_flight() == 1);
             let answer = in_time(async { panic!("as a bug would") }, Instant::now() + limits.longest).await;
             let answer = call.observe(answer);
@@ -468,9 +499,9 @@ mod tests {
 
     #[test]
     fn the_methods_are_the_contracts() {
-        let methods = methods();
-        assert_eq!(methods["participant.v1.ParticipantService/GetParticipant"], Kind::Call);
-        assert_eq!(methods["participant.v1.ParticipantService/WatchParticipants"], Kind::Watcher);
+        let methods = methods(&Metrics::new(None).unwrap());
+        assert_eq!(methods["participant.v1.ParticipantService/GetParticipant"].kind, Kind::Call);
+        assert_eq!(methods["participant.v1.ParticipantService/WatchParticipants"].kind, Kind::Watcher);
         assert_eq!(methods.len(), 9);
     }
 }

@@ -10,6 +10,7 @@ mod properties;
 mod text;
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::time::Duration;
 
 use crate::ids::{
@@ -127,7 +128,7 @@ pub(super) fn batch_get(
     let conversation = self::conversation(&mut check, conversation, accounts);
     let ids = participant_ids.iter().take(MAX_BATCH).enumerate();
     let ids: Vec<Segment> = ids
-        .filter_map(|(at, id)| self::participant_id(&mut check, &format!("participant_ids[{at}]"), id))
+        .filter_map(|(at, id)| self::participant_id(&mut check, &format_args!("participant_ids[{at}]"), id))
         .collect();
     if !(1..=MAX_BATCH).contains(&participant_ids.len()) {
         check.refuse("participant_ids", format!("must be from 1 to {MAX_BATCH}"));
@@ -341,16 +342,20 @@ fn named_conversation(
         check.refuse(field, "is required");
         return None;
     };
-    let below = |name: &str| format!("{field}.{name}");
-    let account = account(check, &below("account_id"), &account_id, accounts);
-    let id = check.take(&below("conversation_id"), Segment::parse(&conversation_id));
+    let account = account(check, &format_args!("{field}.account_id"), &account_id, accounts);
+    let id = check.take(&format_args!("{field}.conversation_id"), Segment::parse(&conversation_id));
     let version = id.as_ref().and_then(|id| version(check, field, id, api_version));
     check.version = version;
-    let service = service(check, &below("service_id"), &service_id);
+    let service = service(check, &format_args!("{field}.service_id"), &service_id);
     Some(Conversation { account, service, version: version?, id: id? })
 }
 
-fn account(check: &mut Check, field: &str, account_id: &str, accounts: &Accounts) -> AccountId {
+fn account(
+    check: &mut Check,
+    field: &(impl Display + ?Sized),
+    account_id: &str,
+    accounts: &Accounts,
+) -> AccountId {
     accounts.resolve(account_id).unwrap_or_else(|| {
         check.refuse_as(Reason::AccountUnknown, field, "is not an account of this gateway");
         // So that the rest can be checked, too.
@@ -358,11 +363,11 @@ fn account(check: &mut Check, field: &str, account_id: &str, accounts: &Accounts
     })
 }
 
-fn service(check: &mut Check, field: &str, service_id: &str) -> Option<ServiceId> {
+fn service(check: &mut Check, field: &(impl Display + ?Sized), service_id: &str) -> Option<ServiceId> {
     match service_id {
         "" => None,
         _ if check.version == Some(ApiVersion::V2) => {
-            check.refuse(field, "v2 has no services; leave it empty");
+            check.refuse(field.to_string(), "v2 has no services; leave it empty");
             None
         }
         text => check.take(field, ServiceId::parse(text).ok_or("must be `IS` and 32 hex digits")),
@@ -393,31 +398,30 @@ fn request_id(check: &mut Check, text: &str) -> Option<RequestId> {
 }
 
 fn version(check: &mut Check, field: &str, id: &Segment, api_version: i32) -> Option<ApiVersion> {
-    let below = |name: &str| format!("{field}.{name}");
     match proto::ApiVersion::try_from(api_version) {
         Ok(proto::ApiVersion::V1) => Some(ApiVersion::V1),
         Ok(proto::ApiVersion::V2) if is_v2_id(id.as_str()) => Some(ApiVersion::V2),
         Ok(proto::ApiVersion::V2) => {
             let text = "of v2 must be letters, digits, `_` and `-`, at most 128";
-            check.refuse(below("conversation_id"), text);
+            check.refuse(format!("{field}.conversation_id"), text);
             None
         }
         Ok(proto::ApiVersion::Unspecified) => {
             let text = "is neither `CH` and 32 hex digits (v1) nor `conv_conversation_…` (v2): \
                         set api_version to say which API it is of";
-            check.take(&below("conversation_id"), route(id.as_str()).ok_or(text))
+            check.take(&format_args!("{field}.conversation_id"), route(id.as_str()).ok_or(text))
         }
         Err(_) => {
-            check.refuse(below("api_version"), "is no version that this gateway knows");
+            check.refuse(format!("{field}.api_version"), "is no version that this gateway knows");
             None
         }
     }
 }
 
-fn participant_id(check: &mut Check, field: &str, text: &str) -> Option<Segment> {
+fn participant_id(check: &mut Check, field: &(impl Display + ?Sized), text: &str) -> Option<Segment> {
     let id = check.take(field, Segment::parse(text))?;
     if check.version == Some(ApiVersion::V2) && !is_v2_id(id.as_str()) {
-        check.refuse(field, "of v2 must be letters, digits, `_` and `-`, at most 128");
+        check.refuse(field.to_string(), "of v2 must be letters, digits, `_` and `-`, at most 128");
     }
     Some(id)
 }

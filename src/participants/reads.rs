@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::stream::{self, StreamExt as _};
 use tokio::time::timeout_at;
 
-use super::cached::{Cached, missing};
+use super::cached::{Cached, Encoded, missing};
 use super::freshness::Ages;
 use super::page_token::Listed;
 use super::{Error, Page, PageTokens, Participants, Read};
@@ -56,14 +57,14 @@ impl Participants {
         key: ParticipantKey,
         tolerance: Tolerance,
         call: Call,
-    ) -> Result<Read<Arc<Participant>>, Error> {
+    ) -> Result<Read<Encoded>, Error> {
         let item = Item::Participant(key.id.clone());
         let load = |conversation: Conversation| {
             let (participants, key) = (self.clone(), ParticipantKey { conversation, id: key.id.clone() });
             async move {
                 let budget = participants.twilio.budget(call);
                 let found = participants.twilio.fetch(&key, budget).await;
-                found.map(|participant| Cached::Participant(Arc::new(participant))).or_else(missing)
+                found.map(|participant| Cached::Participant(Encoded::new(&participant))).or_else(missing)
             }
         };
         let read = self.read(&key.conversation, item, tolerance, call, load).await?;
@@ -83,7 +84,7 @@ impl Participants {
         partial: bool,
         tolerance: Tolerance,
         call: Call,
-    ) -> Vec<Result<Read<Arc<Participant>>, Error>> {
+    ) -> Vec<Result<Read<Encoded>, Error>> {
         let mut places = HashMap::new();
         let mut distinct = Vec::new();
         for id in ids {
@@ -120,7 +121,7 @@ impl Participants {
         tolerance: Tolerance,
         call: Call,
     ) -> Result<Read<Page<Participant>>, Error> {
-        let item = Item::Page { size, cursor: (cursor.page.clone(), cursor.token.clone()) };
+        let item = Item::Page { size, cursor: Box::new((cursor.page.clone(), cursor.token.clone())) };
         let load = |conversation: Conversation| {
             let (participants, cursor) = (self.clone(), cursor.clone());
             async move {
@@ -154,7 +155,7 @@ impl Participants {
         if version == ApiVersion::V2 {
             return Err(Error::NotSupported);
         }
-        let item = Item::Page { size, cursor: (cursor.page.clone(), cursor.token.clone()) };
+        let item = Item::Page { size, cursor: Box::new((cursor.page.clone(), cursor.token.clone())) };
         let load = || {
             let (participants, person, cursor) = (self.clone(), person.clone(), cursor.clone());
             async move {
@@ -206,7 +207,7 @@ impl Participants {
             false => Some(conversation.clone()),
         };
         let Some(by_sid) = by_sid else {
-            return self.by_name(conversation, item, terms, load).await;
+            return Box::pin(self.by_name(conversation, item, terms, load)).await;
         };
         let key = self.cache.key(Scope::Conversation(by_sid.clone()), item);
         self.through_the_cache(&key, terms, || load(by_sid.clone())).await
@@ -222,17 +223,18 @@ impl Participants {
         F: Future<Output = Result<Cached, twilio::Error>> + Send + 'static,
     {
         let wanted = terms.wanted();
-        let reading = async {
+        let read = in_time(terms.call, async {
             if wanted.is_nothing() {
-                return Ok(self.cache.load(key, load()).await?);
+                return Ok(Box::pin(self.cache.load(key, load())).await?);
             }
             let loaded = self.cache.get_or_load(key, wanted, load).await;
             loaded.map_err(|error| match error {
                 LoadError::Failed(error) => Error::Upstream(error),
                 LoadError::Panicked => Error::Bug,
             })
-        };
-        match in_time(terms.call, reading).await {
+        })
+        .await;
+        match read {
             Ok(loaded) => Ok(loaded),
             Err(error) => {
                 let stale = match self.oldest_in_place_of(&error, terms) {
@@ -303,9 +305,12 @@ impl Participants {
         }
     }
 
-    /// That there is none was told for a name, and may concern what is cached by SID.
+    /// That there is none was told for a name, and may concern what is cached by SID, or that the name means another
+    /// conversation by now.
     async fn gone_by_name(&self, named: &Conversation, item: Item) {
-        if let Some(by_sid) = self.aliases.resolve_stale(named, Duration::MAX).await {
+        let by_sid = self.aliases.resolve_stale(named, Duration::MAX).await;
+        self.aliases.forget(named).await;
+        if let Some(by_sid) = by_sid {
             self.cache.gone(&self.cache.key(Scope::Conversation(by_sid), item)).await;
         }
     }
@@ -321,7 +326,10 @@ impl Participants {
     }
 }
 
-/// The deadline bounds the waiting, not the load.
-async fn in_time<T>(call: Call, reading: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    timeout_at(call.deadline, reading).await.unwrap_or(Err(Error::Deadline { sent: false }))
+/// The deadline bounds the waiting, not the load. No `async fn`, which would keep the space of `reading` twice.
+fn in_time<T>(
+    call: Call,
+    reading: impl Future<Output = Result<T, Error>>,
+) -> impl Future<Output = Result<T, Error>> {
+    timeout_at(call.deadline, reading).map(|in_time| in_time.unwrap_or(Err(Error::Deadline { sent: false })))
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use super::fields::{is_as_asked, is_same_channel, is_set};
 use super::{Error, Participants};
 use crate::ids::{Conversation, Field, ParticipantKey, Segment};
 use crate::proto::{Address, ApiVersion, Channel, Participant};
-use crate::twilio::{self, Cursor, Update, max_page_size};
+use crate::twilio::{self, Budget, Cursor, Update, max_page_size};
 
 /// v1's largest conversation has ten pages; v2's get as many.
 const MAX_PAGES: usize = 10;
@@ -44,7 +44,7 @@ impl Participants {
         sent: Instant,
         open: twilio::Error,
     ) -> Result<Participant, Error> {
-        match self.look_for(conversation, asked, sent).await {
+        match self.as_soon_as_it_is_sent(|budget| self.look_for(conversation, asked, sent, budget)).await {
             Ok(Look::Found(there, Whose::Created)) => {
                 info!("the answer to a create was lost, and a list tells that it took effect");
                 Ok(*there)
@@ -59,14 +59,33 @@ impl Participants {
         }
     }
 
+    /// A look that the gateway itself holds back is taken later: it is the only one, and no deadline bounds it.
+    async fn as_soon_as_it_is_sent<T, F>(&self, look: impl Fn(Budget) -> F) -> Result<T, twilio::Error>
+    where
+        F: Future<Output = Result<T, twilio::Error>>,
+    {
+        let budget = self.twilio.full_budget();
+        loop {
+            let error = match look(budget).await {
+                Err(error) if error.is_held_back() => error,
+                other => return other,
+            };
+            match error.retry_after() {
+                Some(wait) if Instant::now() + wait < budget.until => sleep(wait).await,
+                _ => return Err(error),
+            }
+        }
+    }
+
     /// Looks for participants with the natural key of `asked`.
     async fn look_for(
         &self,
         conversation: &Conversation,
         asked: &Participant,
         sent: Instant,
+        budget: Budget,
     ) -> Result<Look, twilio::Error> {
-        let (size, budget) = (max_page_size(conversation.version), self.twilio.full_budget());
+        let size = max_page_size(conversation.version);
         let mut next = Some(Cursor::default());
         let mut other = None;
         for _ in 0..MAX_PAGES {
@@ -98,7 +117,7 @@ impl Participants {
         update: &Update,
         open: twilio::Error,
     ) -> Result<Participant, Error> {
-        match self.twilio.fetch(key, self.twilio.full_budget()).await {
+        match self.as_soon_as_it_is_sent(|budget| self.twilio.fetch(key, budget)).await {
             Ok(there)
                 if update.fields.iter().all(|field| is_as_asked(*field, &update.participant, &there)) =>
             {

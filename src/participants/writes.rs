@@ -1,13 +1,14 @@
 //! Writes: each in a task of its own, and whatever becomes of it, what it touches is forgotten. Creates stand in `creates`.
 
 use tokio::time::{Instant, timeout_at};
-use tracing::{Instrument as _, info, warn};
+use tracing::{info, warn};
 
 use super::cached::sid_of;
 use super::{Error, Participants};
 use crate::feed::Notice;
 use crate::ids::{ApiVersion, Call, Conversation, ParticipantKey, Person, Segment};
 use crate::proto::{Address, Channel, Participant, UpstreamRequest};
+use crate::telemetry;
 use crate::twilio::{self, Agreement, Caller, Prepared, Twilio, Update};
 
 impl Participants {
@@ -144,7 +145,7 @@ impl Participants {
             }
             result
         };
-        let task = self.tasks.spawn(task.in_current_span());
+        let task = self.tasks.spawn(telemetry::in_current_trace(task));
         let caller = Caller(agreement);
         match timeout_at(call.deadline, task).await {
             // A wait for credentials that the deadline ended, too.

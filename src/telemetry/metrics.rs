@@ -3,12 +3,13 @@
 //! most a hundred for each API.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{
-    AsyncInstrument, Counter, Gauge, Histogram, Meter, MeterProvider as _, UpDownCounter,
+    AsyncInstrument, BoundCounter, BoundHistogram, BoundUpDownCounter, Counter, Gauge, Histogram, Meter,
+    MeterProvider as _, UpDownCounter,
 };
 use opentelemetry_otlp::{ExporterBuildError, MetricExporter};
 use opentelemetry_sdk::Resource;
@@ -406,6 +407,7 @@ struct Instruments {
     unknown_values: Counter<u64>,
     bad_secrets: UpDownCounter<i64>,
     lookups: Counter<u64>,
+    hits: BoundCounter<u64>,
     refreshes: Counter<u64>,
     age: Histogram<f64>,
     bus: Gauge<u64>,
@@ -420,6 +422,52 @@ struct Instruments {
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Metrics")
+    }
+}
+
+/// The instruments of one method's calls, found once and not at each call: to find one is to hash all its labels.
+pub struct MethodMetrics {
+    calls: Histogram<f64>,
+    in_flight: BoundUpDownCounter<i64>,
+    shed: Counter<u64>,
+    labels: [KeyValue; 2],
+    /// Of the calls that succeed. From when it is bound its series is there, so it is when the first one does.
+    succeeded: OnceLock<BoundHistogram<f64>>,
+}
+
+impl MethodMetrics {
+    /// A call has begun.
+    pub fn began(&self) {
+        self.in_flight.add(1);
+    }
+
+    /// A call that had begun is over.
+    pub fn ended(&self) {
+        self.in_flight.add(-1);
+    }
+
+    /// A call that had begun was refused, because there were too many.
+    pub fn shed(&self) {
+        self.shed.add(1, &self.labels[1..]);
+    }
+
+    /// A call was answered, or left by its caller.
+    pub fn answered(&self, code: &'static str, duration: Duration) {
+        let labels = || {
+            let [system, method] = self.labels.clone();
+            [system, method, KeyValue::new("rpc.response.status_code", code)]
+        };
+        if code == "OK" {
+            self.succeeded.get_or_init(|| self.calls.bind(&labels())).record(duration.as_secs_f64());
+        } else {
+            self.calls.record(duration.as_secs_f64(), &labels());
+        }
+    }
+}
+
+impl fmt::Debug for MethodMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MethodMetrics")
     }
 }
 
@@ -553,6 +601,7 @@ impl Metrics {
         };
         let counter = |row: &Row| meter.u64_counter(row.name).with_description(row.help).build();
         let up_down = |row: &Row| meter.i64_up_down_counter(row.name).with_description(row.help).build();
+        let lookups = counter(&LOOKUPS);
         let instruments = Instruments {
             calls: histogram(&CALLS, &DURATIONS),
             in_flight: up_down(&IN_FLIGHT),
@@ -570,7 +619,8 @@ impl Metrics {
             unknown_keys: counter(&UNKNOWN_KEYS),
             unknown_values: counter(&UNKNOWN_VALUES),
             bad_secrets: up_down(&BAD_SECRETS),
-            lookups: counter(&LOOKUPS),
+            hits: lookups.bind(&[KeyValue::new("participant.cache.outcome", "hit")]),
+            lookups,
             refreshes: counter(&REFRESHES),
             age: histogram(&AGE, &AGES),
             bus: meter.u64_gauge(BUS.name).with_description(BUS.help).build(),
@@ -611,19 +661,16 @@ impl Metrics {
         let _ = timeout(FLUSH_TIMEOUT, flush).await;
     }
 
-    /// A call has begun. `method` is one of the contract's, or `_OTHER`.
-    pub fn call_began(&self, method: &Arc<str>) {
-        self.0.in_flight.add(1, &[KeyValue::new("rpc.method", method.clone())]);
-    }
-
-    /// A call that had begun is over.
-    pub fn call_ended(&self, method: &Arc<str>) {
-        self.0.in_flight.add(-1, &[KeyValue::new("rpc.method", method.clone())]);
-    }
-
-    /// A call that had begun was refused, because there were too many.
-    pub fn call_shed(&self, method: &Arc<str>) {
-        self.0.shed.add(1, &[KeyValue::new("rpc.method", method.clone())]);
+    /// What counts the calls of a method: one of the contract's, or `_OTHER`.
+    pub fn of_method(&self, method: &Arc<str>) -> MethodMetrics {
+        let labels = [KeyValue::new("rpc.system.name", "grpc"), KeyValue::new("rpc.method", method.clone())];
+        MethodMetrics {
+            calls: self.0.calls.clone(),
+            in_flight: self.0.in_flight.bind(&labels[1..]),
+            shed: self.0.shed.clone(),
+            labels,
+            succeeded: OnceLock::new(),
+        }
     }
 
     /// The end of the drain cut so many calls.
@@ -644,16 +691,6 @@ impl Metrics {
     /// A connection was closed that nobody had used.
     pub fn connection_refused(&self, why: ConnectionRefused) {
         self.0.refused.add(1, &[KeyValue::new("participant.connections.reason", why.as_str())]);
-    }
-
-    /// A call was answered, or left by its caller.
-    pub fn call_answered(&self, method: &Arc<str>, code: &'static str, duration: Duration) {
-        let labels = [
-            KeyValue::new("rpc.system.name", "grpc"),
-            KeyValue::new("rpc.method", method.clone()),
-            KeyValue::new("rpc.response.status_code", code),
-        ];
-        self.0.calls.record(duration.as_secs_f64(), &labels);
     }
 
     /// An attempt at a request to Twilio is over.
@@ -776,7 +813,7 @@ impl Metrics {
 
     /// A hit served what is so old.
     pub fn cache_hit(&self, age: Duration) {
-        self.cache_looked_up("hit");
+        self.0.hits.add(1);
         self.0.age.record(age.as_secs_f64(), &[]);
     }
 

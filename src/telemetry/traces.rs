@@ -226,26 +226,29 @@ async fn send(exporter: &SpanExporter, batch: Vec<SpanData>, counts: &SpanCounts
     count.fetch_add(size, Ordering::Relaxed);
 }
 
-/// A span of this process that another one can point to.
+/// A span of this process that another one can point to; `None`: one that nobody gets. Behind a pointer, because every cached
+/// answer has one.
 #[derive(Clone, Debug)]
-pub struct Origin(SpanContext);
+pub struct Origin(Option<Arc<SpanContext>>);
 
 impl Origin {
-    /// The span that is entered now; one that is not recorded points nowhere.
+    /// The span that is entered now.
     pub fn current() -> Self {
-        Self(tracing::Span::current().context().span().span_context().clone())
+        let context = tracing::Span::current().context();
+        let span = context.span();
+        Self(span.span_context().is_sampled().then(|| Arc::new(span.span_context().clone())))
     }
 
     /// Makes the span that is entered now point here.
     pub fn link(&self) {
-        if self.0.is_valid() {
-            tracing::Span::current().add_link(self.0.clone());
+        if let Some(origin) = &self.0 {
+            tracing::Span::current().add_link(SpanContext::clone(origin));
         }
     }
 }
 
-/// Makes `span` part of the trace that the caller's `traceparent` names, where it names one.
-pub fn continue_trace(span: &tracing::Span, headers: &HeaderMap) {
+/// What the caller's `traceparent` names, where it names a span.
+pub(super) fn caller_of(headers: &HeaderMap) -> Option<Context> {
     struct Headers<'a>(&'a HeaderMap);
     impl Extractor for Headers<'_> {
         fn get(&self, key: &str) -> Option<&str> {
@@ -256,14 +259,13 @@ pub fn continue_trace(span: &tracing::Span, headers: &HeaderMap) {
             self.0.keys().map(http::HeaderName::as_str).collect()
         }
     }
-    if headers.contains_key("traceparent") {
-        let caller = TraceContextPropagator::new().extract(&Headers(headers));
-        // An empty parent would tear the trace apart.
-        if caller.span().span_context().is_valid() {
-            // It fails for a span that nobody records.
-            let _ = span.set_parent(caller);
-        }
+    if !headers.contains_key("traceparent") {
+        return None;
     }
+    let caller = TraceContextPropagator::new().extract(&Headers(headers));
+    // An empty parent would tear the trace apart.
+    let is_valid = caller.span().span_context().is_valid();
+    is_valid.then_some(caller)
 }
 
 /// Adds the `traceparent` of the span that is entered now.

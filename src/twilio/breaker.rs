@@ -60,8 +60,17 @@ impl Breaker {
     /// Called when nothing is left to wait for.
     pub(super) fn enter(self: &Arc<Self>) -> Result<Pass, Cause> {
         let ticket = self.change("probe", Circuit::enter);
-        let ticket = ticket.map_err(|wait| self.refuse(wait))?;
-        Ok(Pass { breaker: self.clone(), ticket: Some(ticket) })
+        ticket.map(|ticket| self.pass(ticket)).map_err(|wait| self.refuse(wait))
+    }
+
+    /// Called before a request waits for a place: where only probes are sent, that it is one; `None` where all are sent.
+    pub(super) fn probe(self: &Arc<Self>) -> Result<Option<Pass>, Cause> {
+        let ticket = self.change("probe", Circuit::probe);
+        ticket.map(|ticket| ticket.map(|ticket| self.pass(ticket))).map_err(|wait| self.refuse(wait))
+    }
+
+    fn pass(self: &Arc<Self>, ticket: Ticket) -> Pass {
+        Pass { breaker: self.clone(), ticket: Some(ticket) }
     }
 
     fn refuse(&self, wait: Duration) -> Cause {
@@ -137,9 +146,9 @@ fn judge<T>(result: &Result<T, Error>, had_its_time: bool) -> Outcome {
         return Outcome::Good;
     };
     match &error.cause {
-        Cause::Answered(problem) if problem.status == StatusCode::UNAUTHORIZED => Outcome::Silent,
+        Cause::Answered(problem) if problem.status == StatusCode::UNAUTHORIZED => Outcome::Refused,
         // Twilio throttles before it does anything else; how many requests it takes is the governor's.
-        Cause::Answered(problem) if problem.is_unprocessed() => Outcome::Silent,
+        Cause::Answered(problem) if problem.is_unprocessed() => Outcome::Refused,
         Cause::Answered(problem) if problem.status.is_server_error() => Outcome::Bad,
         Cause::Answered(_) | Cause::Broken(_) => Outcome::Good,
         Cause::NotSent(_) | Cause::Cut(_) => Outcome::Bad,

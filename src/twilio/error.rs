@@ -269,17 +269,26 @@ impl Error {
     pub fn is_away(&self) -> bool {
         match &self.cause {
             Cause::Answered(problem) => problem.status.is_server_error() || problem.is_unprocessed(),
-            Cause::NoToken(NoToken::Unavailable(_))
+            // Of a read, whose time was over before its turn came.
+            Cause::GivenUp
+            | Cause::NoToken(NoToken::Unavailable(_))
             | Cause::CircuitOpen(_)
             | Cause::Overloaded(_)
             | Cause::NotSent(_)
             | Cause::Cut(_)
             | Cause::TimedOut => true,
-            Cause::NoToken(NoToken::Refused(_))
-            | Cause::GivenUp
-            | Cause::Broken(_)
-            | Cause::Unsupported(_) => false,
+            Cause::NoToken(NoToken::Refused(_)) | Cause::Broken(_) | Cause::Unsupported(_) => false,
         }
+    }
+
+    /// Whether the gateway did not send it, and would after a while.
+    pub fn is_held_back(&self) -> bool {
+        matches!(self.cause, Cause::CircuitOpen(_) | Cause::Overloaded(_))
+    }
+
+    /// Whether it was not sent for want of time or of a place, which another caller may have.
+    pub fn is_impatience(&self) -> bool {
+        matches!(self.cause, Cause::GivenUp | Cause::Overloaded(_))
     }
 
     /// Whether the account has too many requests under way at Twilio.

@@ -77,6 +77,7 @@ impl Http {
         let attempt = Attempt {
             client,
             timeout: settings.attempt_timeout,
+            total_timeout: settings.total_timeout,
             max_body_bytes: settings.max_response_bytes,
             metrics: metrics.clone(),
             drift: drift.clone(),

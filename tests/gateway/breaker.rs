@@ -130,6 +130,23 @@ on_both_versions! {
         }
     }
 
+    /// Such as that the key was revoked meanwhile.
+    async fn a_probe_that_is_refused_closes_it_and_the_refusal_is_told(face) {
+        for (refusal, reason) in [
+            (json!({ "status": 401 }), "UPSTREAM_CREDENTIALS_REJECTED"),
+            (json!({ "status": 429, "code": 20429 }), "UPSTREAM_THROTTLED"),
+        ] {
+            let mut gateway = start().await;
+            gateway.sandbox.fault(json!({ "status": 503, "times": 5 })).await;
+            open(&mut gateway, face.get_fresh()).await;
+            gateway.sandbox.fault(refusal).await;
+            jump(A_PAUSE);
+            for _ in 0..3 {
+                assert_eq!(told(&gateway.get(face.get_fresh()).await.unwrap_err()).1, reason);
+            }
+        }
+    }
+
     async fn a_probe_that_hangs_does_not_hide_that_twilio_is_well(face) {
         let mut gateway = start().await;
         gateway.sandbox.fault(json!({ "status": 503, "times": 5 })).await;
@@ -144,6 +161,24 @@ on_both_versions! {
         gateway.get(face.get_fresh()).await.unwrap();
         gateway.get(face.get_fresh()).await.unwrap();
         hanging.abort();
+    }
+
+    async fn probes_that_hang_take_no_place_of_the_next_one(face) {
+        let one_place = ("GATEWAY_UPSTREAM_MAX_CONCURRENCY", "1");
+        let mut gateway = Gateway::with(&[NO_RETRIES, FIVE_FAILURES, one_place]).await;
+        gateway.sandbox.fault(json!({ "status": 503, "times": 5 })).await;
+        open(&mut gateway, face.get_fresh()).await;
+        gateway.sandbox.fault(json!({ "hold": true, "times": 2 })).await;
+        let mut hanging = tokio::task::JoinSet::new();
+        for number in 1..=2 {
+            jump(A_PAUSE);
+            let mut client = gateway.client.clone();
+            hanging.spawn(async move { client.get_participant(face.get_fresh()).await.map(drop) });
+            gateway.sandbox.held(number).await;
+            assert_eq!(told(&gateway.get(face.get_fresh()).await.unwrap_err()), circuit_open());
+        }
+        jump(A_PAUSE);
+        gateway.get(face.get_fresh()).await.unwrap();
     }
 
     async fn what_is_no_failure_of_twilios_opens_nothing(face) {
@@ -196,6 +231,14 @@ on_both_versions! {
         let error = open(&mut gateway, of_account(face.get(), '1')).await;
         assert_eq!(told(&error), circuit_open());
         gateway.get(face.get_fresh()).await.unwrap();
+    }
+
+    async fn silence_opens_it_where_the_total_bounds_an_attempt(face) {
+        let total = ("GATEWAY_UPSTREAM_TOTAL_TIMEOUT", "200ms");
+        let attempt = ("GATEWAY_UPSTREAM_ATTEMPT_TIMEOUT", "200ms");
+        let mut gateway = Gateway::with(&[NO_RETRIES, FIVE_FAILURES, total, attempt]).await;
+        gateway.sandbox.fault(json!({ "hold": true })).await;
+        assert_eq!(told(&open(&mut gateway, face.get_fresh()).await), circuit_open());
     }
 
     async fn the_other_version_is_not_touched(face) {

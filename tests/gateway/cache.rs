@@ -348,3 +348,23 @@ async fn a_unique_name_that_means_another_conversation_by_now_is_found_out_as_so
         assert!(Instant::now() < deadline, "the name means what it meant, for an hour");
     }
 }
+
+/// The name may be another conversation's by then.
+#[tokio::test]
+async fn a_unique_name_that_is_not_found_is_asked_for_anew() {
+    let mut gateway = Gateway::start().await;
+    let named = ConversationRef {
+        conversation_id: "sandbox".into(),
+        api_version: ApiVersion::V1.into(),
+        ..Default::default()
+    };
+    let by_name = GetParticipantRequest { conversation: Some(named), ..Face::V1.get() };
+    gateway.get(by_name.clone()).await.unwrap();
+    gateway.sandbox.fault(json!({ "status": 404, "times": 1 })).await;
+    let fresh = GetParticipantRequest { read_options: max_age(Duration::ZERO), ..by_name.clone() };
+    assert_eq!(gateway.get(fresh).await.unwrap_err().code(), Code::NotFound);
+    gateway.sandbox.forget_requests().await;
+    gateway.get(by_name).await.unwrap();
+    let requests = gateway.sandbox.requests().await;
+    assert!(requests[0].path.contains("/Conversations/sandbox/"), "{}", requests[0].path);
+}

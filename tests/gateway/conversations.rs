@@ -182,6 +182,23 @@ async fn a_write_that_does_not_tell_whom_it_touches_forgets_everybody_of_the_acc
     assert_eq!(served(&mut gateway, &of_account('2')).await, CacheStatus::Hit);
 }
 
+/// That the repetition did nothing is no word on the first attempt, which took effect.
+#[tokio::test]
+async fn a_delete_whose_repetition_is_refused_is_forgotten_like_one_that_took_effect() {
+    for mut refusal in [json!({ "status": 429, "code": 20429 }), json!({ "status": 401 })] {
+        let mut gateway = Gateway::start().await;
+        assert_eq!(list(&mut gateway, of("alice")).await.unwrap().0.conversations.len(), 1);
+        let delete = json!({ "method": "DELETE" });
+        gateway.sandbox.fault(json!({ "match": delete, "after": true, "cut": "before", "times": 1 })).await;
+        refusal["match"] = delete;
+        gateway.sandbox.fault(refusal.clone()).await;
+        let error = gateway.delete(Face::V1.delete()).await.unwrap_err();
+        assert_eq!(told(&error), (Code::Unavailable, "UPSTREAM_UNAVAILABLE".into()), "{refusal}");
+        let (answer, status) = list(&mut gateway, of("alice")).await.unwrap();
+        assert_eq!((answer.conversations.len(), status), (0, CacheStatus::Miss), "{refusal}");
+    }
+}
+
 #[tokio::test]
 async fn a_write_during_a_load_is_never_followed_by_the_old_list() {
     let mut gateway = Gateway::start().await;

@@ -91,6 +91,20 @@ on_both_versions! {
         assert_eq!(there(&mut gateway, face, 1).await, 1);
     }
 
+    /// The lost answer is the last failure that it takes.
+    async fn a_look_waits_until_the_circuit_lets_it_through(face) {
+        let mut gateway = Gateway::with(&[("GATEWAY_UPSTREAM_BREAKER_FAILURES", "1")]).await;
+        let lost = json!({ "match": { "method": "POST" }, "after": true, "cut": "before", "times": 1 });
+        gateway.sandbox.fault(lost).await;
+        let created = gateway.create(face.create(face.newcomer(1))).await.unwrap();
+        assert_eq!(created.addresses[0].address, face.newcomer(1).addresses[0].address);
+
+        let mut lost = json!({ "after": true, "cut": "before", "times": 1 });
+        lost["match"] = json!({ "method": update_method(face) });
+        gateway.sandbox.fault(lost).await;
+        gateway.update(face.update(face.marked("found"))).await.unwrap();
+    }
+
     async fn whoever_was_there_before_is_in_the_way_and_not_the_answer(face) {
         let mut gateway = Gateway::start().await;
         // The seeds are far older than this create.

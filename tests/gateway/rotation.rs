@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use participant_gateway::proto::*;
 use participant_gateway::sandbox;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tonic::{Code, Status};
@@ -281,21 +282,28 @@ struct Tally {
 async fn rotate_under_load(kind: Kind, duration: Duration) -> Tally {
     let mut mount = Mount::new("sandbox");
     let gateway = kind.start(&mount, "100ms").await;
-    let rotating = rotate(kind, gateway.sandbox.clone(), duration, &mut mount);
-    let calling = call(&gateway, duration);
+    let (answered, rounds) = watch::channel(Instant::now());
+    let rotating = rotate(kind, gateway.sandbox.clone(), duration, &mut mount, rounds);
+    let calling = call(&gateway, duration, answered);
     let (rotations, mut tally) = tokio::join!(rotating, calling);
     tally.rotations = rotations;
     println!("{kind:?}: {tally:?}, {} requests refused", refused_requests(&gateway).await);
     tally
 }
 
-async fn call(gateway: &Gateway, duration: Duration) -> Tally {
+async fn call(gateway: &Gateway, duration: Duration, answered: watch::Sender<Instant>) -> Tally {
     let (began, mut pace, mut calls) = (Instant::now(), interval(Duration::from_millis(5)), JoinSet::new());
     pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut tally = Tally::default();
     while began.elapsed() < duration {
         pace.tick().await;
-        calls.spawn(nth_call(gateway.client.clone(), tally.calls));
+        let (call, answered, began) =
+            (nth_call(gateway.client.clone(), tally.calls), answered.clone(), Instant::now());
+        calls.spawn(async move {
+            let result = call.await;
+            answered.send_if_modified(|latest| std::mem::replace(latest, began.max(*latest)) < began);
+            result
+        });
         tally.calls += 1;
     }
     tally.failures = calls.join_all().await.into_iter().filter_map(Result::err).collect();
@@ -316,8 +324,16 @@ async fn nth_call(mut client: Client, number: u32) -> Result<(), Status> {
     }
 }
 
-/// The file before Twilio and Twilio before the file, by turns, with pauses of other lengths each time.
-async fn rotate(kind: Kind, twilio: Control, duration: Duration, mount: &mut Mount) -> u32 {
+/// The file before Twilio and Twilio before the file, by turns, with pauses of other lengths each time. `answered` tells when
+/// the last call began that has been answered: on a busy machine the changes must not outrun the calls, because the gateway
+/// keeps the last few secrets only.
+async fn rotate(
+    kind: Kind,
+    twilio: Control,
+    duration: Duration,
+    mount: &mut Mount,
+    mut answered: watch::Receiver<Instant>,
+) -> u32 {
     let (began, mut pace, mut rotations) = (Instant::now(), interval(Duration::from_millis(30)), 0);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while began.elapsed() < duration {
@@ -338,9 +354,12 @@ async fn rotate(kind: Kind, twilio: Control, duration: Duration, mount: &mut Mou
         } else {
             mount.swap(Some(&secret));
         }
+        let changed = Instant::now();
         for _ in 0..pauses {
             pace.tick().await;
         }
+        // An error: the calls have ended.
+        let _ = answered.wait_for(|began| *began > changed).await;
     }
     rotations
 }

@@ -120,7 +120,7 @@ async fn what_was_forgotten_is_neither_served_stale_nor_refreshed() {
 async fn that_there_is_none_is_never_served_stale_and_ends_what_tells_otherwise() {
     let (cache, chat) = (graced(), conversation('1', "CH1"));
     let page = || {
-        let item = Item::Page { size: 1, cursor: (String::new(), String::new()) };
+        let item = Item::Page { size: 1, cursor: Box::default() };
         cache.key(Scope::Conversation(chat.clone()), item)
     };
     get(&cache, alice(&cache, &chat), "alice").await;

@@ -1,5 +1,7 @@
 //! Everything that is wrong with a request, so that a caller can mend all of it at once.
 
+use std::fmt::Display;
+
 use crate::grpc::status::{self, Reason};
 use crate::ids::{ApiVersion, Violation};
 
@@ -33,13 +35,18 @@ impl Check {
     }
 
     /// As `refuse`, for what has a reason of its own, which holds where nothing else is wrong.
-    pub(super) fn refuse_as(&mut self, reason: Reason, field: &str, description: &str) {
+    pub(super) fn refuse_as(&mut self, reason: Reason, field: &(impl Display + ?Sized), description: &str) {
         self.own_reason = Some(reason);
-        self.refuse(field, description);
+        self.refuse(field.to_string(), description);
     }
 
-    pub(super) fn take<T>(&mut self, field: &str, result: Result<T, impl Into<String>>) -> Option<T> {
-        result.map_err(|description| self.refuse(field, description)).ok()
+    /// What there is, or `None` and a violation. The field's path is written only for that.
+    pub(super) fn take<T>(
+        &mut self,
+        field: &(impl Display + ?Sized),
+        result: Result<T, impl Into<String>>,
+    ) -> Option<T> {
+        result.map_err(|description| self.refuse(field.to_string(), description)).ok()
     }
 
     pub(super) fn extend(&mut self, violations: Vec<Violation>) {

@@ -22,6 +22,8 @@ pub struct BreakerSettings {
 pub(super) enum Outcome {
     /// It works.
     Good,
+    /// It answers, before it does anything: whether it works is told only by that it does so again.
+    Refused,
     /// It does not.
     Bad,
     /// Nothing.
@@ -101,6 +103,11 @@ impl Circuit {
         Ok(Ticket { epoch: self.epoch })
     }
 
+    /// Called before a request queues: the right to be a probe, where only those are sent; `None` where all are.
+    pub(super) fn probe(&mut self, now: Instant, random: f64) -> Result<Option<Ticket>, Duration> {
+        if self.phase() == Phase::Closed { Ok(None) } else { self.enter(now, random).map(Some) }
+    }
+
     /// Called once for each ticket.
     pub(super) fn leave(&mut self, ticket: Ticket, outcome: Outcome, now: Instant, random: f64) {
         if ticket.epoch != self.epoch {
@@ -108,14 +115,16 @@ impl Circuit {
         }
         match (&mut self.state, outcome) {
             (State::Closed { run, .. }, Outcome::Good) => *run = 0,
-            (State::Closed { .. }, Outcome::Silent) => {}
+            (State::Closed { .. }, Outcome::Silent | Outcome::Refused) => {}
             (State::Closed { .. }, Outcome::Bad) => self.failed(now, random),
-            (State::Open { .. }, Outcome::Good) => self.turn(State::Closed { run: 0, last_failure: None }),
+            (State::Open { .. }, Outcome::Good | Outcome::Refused) => {
+                self.turn(State::Closed { run: 0, last_failure: None });
+            }
             (State::Open { under_way, .. }, Outcome::Bad) => *under_way -= 1,
             (State::Open { under_way, next_probe, .. }, Outcome::Silent) => {
                 *under_way -= 1;
-                // It was none, so the next request is one.
-                *next_probe = now;
+                // It was none, so the next one comes sooner; not at once, for those who come may all be as impatient.
+                *next_probe = now + next_probe.saturating_duration_since(now) / 2;
             }
         }
     }
@@ -261,12 +270,21 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_tells_nothing_makes_room_for_the_next_request() {
+    fn after_a_probe_that_tells_nothing_half_of_the_pause_is_left() {
         let mut bench = Bench::open();
         let ticket = bench.probe().1;
-        assert!(bench.enter().is_err());
         bench.leave(ticket, Outcome::Silent);
-        bench.enter().unwrap();
+        assert_eq!(bench.probe().0, FIRST_PAUSE);
+    }
+
+    #[test]
+    fn a_refusal_closes_it_and_ends_no_run() {
+        let mut bench = Bench::new(SETTINGS);
+        bench.send_all(&[Outcome::Bad, Outcome::Bad, Outcome::Refused, Outcome::Bad]);
+        assert_eq!(bench.circuit.phase(), Phase::Open);
+        let (_, ticket) = bench.probe();
+        bench.leave(ticket, Outcome::Refused);
+        assert_eq!(bench.circuit.phase(), Phase::Closed);
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl Places {
         // What begins later is not answered in time.
         let latest = ask.deadline.checked_sub(self.typical.unwrap_or_default()).unwrap_or(now);
         let until = latest.min(now + LONGEST_WAIT);
-        if !self.queue.has_room(ask.kind, ask.caller) {
+        if !self.queue.has_room(ask.caller) {
             return Entry::Refused(Refusal { reason: "queue_full", wait });
         }
         if now + wait >= until {
@@ -103,6 +103,12 @@ impl Places {
         let (tell, turn) = oneshot::channel();
         let spot = self.queue.push(ask.kind, ask.caller, tell);
         Entry::Queued(Queued { spot, turn, until })
+    }
+
+    /// A place although none may be free.
+    pub(super) fn enter_beyond(&mut self, now: Instant) {
+        self.taken += 1;
+        self.moved = now;
     }
 
     /// By the pace at which places become free; where none does, as long again as none did.

@@ -58,9 +58,9 @@ impl<C: Copy + Eq + Hash, W> Queue<C, W> {
 
     /// Whether the caller may wait, too. It may have as many there as there are places left: so one has half of them at most,
     /// two have a third each, and there is room for another caller.
-    pub(super) fn has_room(&self, kind: Kind, caller: C) -> bool {
+    pub(super) fn has_room(&self, caller: C) -> bool {
         let left = self.max.saturating_sub(self.reads.len + self.writes.len);
-        self.lane(kind).of(caller) < left
+        self.reads.of(caller) + self.writes.of(caller) < left
     }
 
     /// How many have their turn before the caller's next one, at most.
@@ -204,13 +204,14 @@ mod tests {
     fn one_caller_fills_half_of_it_and_another_finds_room() {
         let mut queue = Queue::new(10);
         let fill = |queue: &mut Queue<char, ()>, caller| {
-            while queue.has_room(Read, caller) {
-                queue.push(Read, caller, ());
+            while queue.has_room(caller) {
+                let kind = if queue.arrivals.is_multiple_of(2) { Read } else { Write };
+                queue.push(kind, caller, ());
             }
-            queue.lane(Read).of(caller)
+            queue.reads.of(caller) + queue.writes.of(caller)
         };
         assert_eq!([fill(&mut queue, 'a'), fill(&mut queue, 'b'), fill(&mut queue, 'c')], [5, 3, 1]);
-        assert!(!Queue::<_, ()>::new(0).has_room(Write, 'a'));
+        assert!(!Queue::<_, ()>::new(0).has_room('a'));
     }
 
     #[derive(Clone, Copy, Debug)]

@@ -25,6 +25,8 @@ const TOKEN_TEMPLATE: &str = "/v2/token";
 pub(super) struct Attempt {
     pub(super) client: reqwest::Client,
     pub(super) timeout: Duration,
+    /// That of a request with all its attempts.
+    pub(super) total_timeout: Duration,
     pub(super) max_body_bytes: usize,
     pub(super) metrics: Metrics,
     pub(super) drift: Drift,
@@ -84,10 +86,18 @@ impl Attempt {
     ) -> Result<Response, Error> {
         // Nothing else is waited for with a place in hand, neither credentials nor the pause before a retry. Those who waited
         // are not sent one after the other when the circuit has opened meanwhile.
-        let permit = request.turn().await?;
-        let pass = request.peer.breaker.enter().map_err(|cause| request.error(cause))?;
+        let refuse = |cause| request.error(cause);
+        let (permit, pass) = match request.peer.breaker.probe().map_err(refuse)? {
+            Some(probe) => (request.peer.governor.enter_beyond(), probe),
+            None => {
+                let permit = request.turn().await?;
+                (permit, request.peer.breaker.enter().map_err(refuse)?)
+            }
+        };
         request.begins()?;
-        let had_its_time = Instant::now() + self.timeout <= request.budget.until;
+        // A tenth may have passed since the request was made: where the total bounds the attempt, it never has all of it.
+        let whole = self.timeout.min(self.total_timeout.mul_f64(0.9));
+        let had_its_time = Instant::now() + whole <= request.budget.until;
         let mut seen = Seen::default();
         let result = self.send(request, authorization, &mut seen).instrument(span(request, refused)).await;
         permit.end(ending(&result, seen.concurrent_requests));

@@ -1,5 +1,6 @@
 //! When a request is sent again: what is safe to repeat, within the caller's deadline, within a budget of its account.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
@@ -11,7 +12,7 @@ use super::request::SHORTEST_ANSWER;
 use super::{Request, Response};
 use crate::telemetry::Metrics;
 use crate::twilio::drift::Drift;
-use crate::twilio::error::{Error, Operation};
+use crate::twilio::error::{Cause, Error, Operation};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
@@ -32,11 +33,25 @@ pub(super) struct RetryPolicy {
     max_resends: u32,
     metrics: Metrics,
     drift: Drift,
+    /// That of the last attempt which may have been processed. Each request has a policy of its own, so nobody shares it.
+    unclear: Option<Arc<Error>>,
 }
 
 impl RetryPolicy {
     pub(super) fn new(max_resends: u32, metrics: Metrics, drift: Drift) -> Self {
-        Self { max_resends, metrics, drift }
+        Self { max_resends, metrics, drift, unclear: None }
+    }
+
+    /// The last attempt at a delete has failed. That this one did nothing is not what became of an earlier one, whose error
+    /// is told then.
+    fn ends(&mut self, request: &Request, result: &mut Result<Response, Error>) {
+        let did_nothing = result.as_ref().is_err_and(Error::nothing_was_done);
+        if request.operation == Operation::Delete
+            && did_nothing
+            && let Some(unclear) = self.unclear.take().and_then(Arc::into_inner)
+        {
+            *result = Err(unclear);
+        }
     }
 
     /// Whether the request is sent once more after this, but for its account's budget.
@@ -72,11 +87,17 @@ impl Policy<Request, Response, Error> for RetryPolicy {
         let backoff = backoff(request.history.resends);
         let delay = error.retry_after().map_or(backoff, |wait| wait.saturating_add(backoff));
         if !self.may_repeat(request, error, delay) || !request.peer.retries.0.withdraw() {
+            self.ends(request, result);
             return None;
         }
         self.metrics.request_retried(request.method.as_str(), request.template);
         request.history.resends += 1;
-        request.history.may_have_been_processed |= error.may_have_been_processed();
+        if error.may_have_been_processed() {
+            request.history.may_have_been_processed = true;
+            // tower drops the result of an attempt that another follows.
+            let error = std::mem::replace(error, request.error(Cause::GivenUp));
+            self.unclear = Some(Arc::new(error));
+        }
         Some(sleep(delay))
     }
 

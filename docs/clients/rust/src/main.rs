@@ -109,7 +109,10 @@ fn fresh(conversation: &pb::ConversationRef, id: &str) -> pb::GetParticipantRequ
     pb::GetParticipantRequest {
         conversation: Some(conversation.clone()),
         participant_id: id.to_owned(),
-        read_options: Some(pb::ReadOptions { max_age: Some(prost_types::Duration::default()), ..Default::default() }),
+        read_options: Some(pb::ReadOptions {
+            max_age: Some(prost_types::Duration::default()),
+            ..Default::default()
+        }),
     }
 }
 
