@@ -19,7 +19,7 @@ pub use circuit::BreakerSettings;
 use super::error::{Cause, Error};
 use crate::ids::{AccountId, ApiVersion};
 use crate::telemetry::{CircuitState, Metrics};
-use circuit::{Circuit, Outcome, Phase, Ticket};
+use circuit::{Circuit, Outcome, Ticket};
 
 /// The breaker of one account and API version.
 pub(super) struct Breaker {
@@ -48,7 +48,7 @@ impl Breaker {
 
     /// Whether Twilio has failed, and no probe has succeeded since.
     pub(super) fn is_sick(&self) -> bool {
-        self.circuit().phase() != Phase::Closed
+        self.circuit().phase() != CircuitState::Closed
     }
 
     /// Called before a request queues for anything.
@@ -90,32 +90,24 @@ impl Breaker {
         let after = circuit.phase();
         if before != after {
             // Within the lock, so that the gauge ends at the last turn; a log line can block.
-            self.metrics.circuit_turned(self.account.as_str(), self.version.as_str(), after.into());
+            self.metrics.circuit_turned(self.account.as_str(), self.version.as_str(), after);
             drop(circuit);
             self.log(after, why);
         }
         result
     }
 
-    fn log(&self, phase: Phase, why: &'static str) {
+    fn log(&self, phase: CircuitState, why: &'static str) {
         let (account, version) = (self.account.as_str(), self.version.as_str());
         match phase {
-            Phase::Closed => info!(account, api.version = version, why, "Twilio answers again"),
+            CircuitState::Closed => info!(account, api.version = version, why, "Twilio answers again"),
             // Every few seconds of an outage.
-            Phase::HalfOpen => debug!(account, api.version = version, why, "tries whether Twilio answers"),
-            Phase::Open => {
+            CircuitState::HalfOpen => {
+                debug!(account, api.version = version, why, "tries whether Twilio answers");
+            }
+            CircuitState::Open => {
                 warn!(account, api.version = version, why, "Twilio fails, and is left alone for now");
             }
-        }
-    }
-}
-
-impl From<Phase> for CircuitState {
-    fn from(phase: Phase) -> Self {
-        match phase {
-            Phase::Closed => Self::Closed,
-            Phase::HalfOpen => Self::HalfOpen,
-            Phase::Open => Self::Open,
         }
     }
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::telemetry::CircuitState;
+
 /// Failures that are further apart belong to no one outage: a quiet process does not add up those of a night.
 const MEMORY: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -28,15 +30,6 @@ pub(super) enum Outcome {
     Bad,
     /// Nothing.
     Silent,
-}
-
-/// Where a circuit stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    Closed,
-    /// A probe is under way.
-    HalfOpen,
-    Open,
 }
 
 /// The right to send one request.
@@ -76,11 +69,11 @@ impl Circuit {
         Self { settings, state: State::Closed { run: 0, last_failure: None }, epoch: 0 }
     }
 
-    pub(super) fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> CircuitState {
         match self.state {
-            State::Closed { .. } => Phase::Closed,
-            State::Open { under_way: 0, .. } => Phase::Open,
-            State::Open { .. } => Phase::HalfOpen,
+            State::Closed { .. } => CircuitState::Closed,
+            State::Open { under_way: 0, .. } => CircuitState::Open,
+            State::Open { .. } => CircuitState::HalfOpen,
         }
     }
 
@@ -105,7 +98,7 @@ impl Circuit {
 
     /// Called before a request queues: the right to be a probe, where only those are sent; `None` where all are.
     pub(super) fn probe(&mut self, now: Instant, random: f64) -> Result<Option<Ticket>, Duration> {
-        if self.phase() == Phase::Closed { Ok(None) } else { self.enter(now, random).map(Some) }
+        if self.phase() == CircuitState::Closed { Ok(None) } else { self.enter(now, random).map(Some) }
     }
 
     /// Called once for each ticket.
@@ -175,7 +168,7 @@ mod tests {
         fn open() -> Self {
             let mut bench = Self::new(SETTINGS);
             bench.send_all(&[Outcome::Bad; 3]);
-            assert_eq!(bench.circuit.phase(), Phase::Open);
+            assert_eq!(bench.circuit.phase(), CircuitState::Open);
             bench
         }
 
@@ -207,9 +200,9 @@ mod tests {
         let mut bench = Bench::new(SETTINGS);
         let (good, bad, silent) = (Outcome::Good, Outcome::Bad, Outcome::Silent);
         bench.send_all(&[bad, bad, good, bad, bad, good, bad, silent, bad, silent]);
-        assert_eq!(bench.circuit.phase(), Phase::Closed);
+        assert_eq!(bench.circuit.phase(), CircuitState::Closed);
         bench.send_all(&[bad]);
-        assert_eq!(bench.circuit.phase(), Phase::Open);
+        assert_eq!(bench.circuit.phase(), CircuitState::Open);
         assert!(bench.enter().is_err());
     }
 
@@ -220,14 +213,14 @@ mod tests {
             bench.send_all(&[Outcome::Bad; 2]);
             bench.now += MEMORY + Duration::from_millis(1);
         }
-        assert_eq!(bench.circuit.phase(), Phase::Closed);
+        assert_eq!(bench.circuit.phase(), CircuitState::Closed);
     }
 
     #[test]
     fn it_can_be_turned_off() {
         let mut bench = Bench::new(BreakerSettings { failures: 0, ..SETTINGS });
         bench.send_all(&[Outcome::Bad; 1000]);
-        assert_eq!(bench.circuit.phase(), Phase::Closed);
+        assert_eq!(bench.circuit.phase(), CircuitState::Closed);
     }
 
     #[test]
@@ -236,9 +229,9 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..40 {
             let (wait, ticket) = bench.probe();
-            assert_eq!(bench.circuit.phase(), Phase::HalfOpen);
+            assert_eq!(bench.circuit.phase(), CircuitState::HalfOpen);
             bench.leave(ticket, Outcome::Bad);
-            assert_eq!(bench.circuit.phase(), Phase::Open);
+            assert_eq!(bench.circuit.phase(), CircuitState::Open);
             pauses.push(wait.as_millis());
         }
         assert_eq!(pauses[..5], [250, 500, 1000, 2000, 2000]);
@@ -250,7 +243,7 @@ mod tests {
         let mut bench = Bench::open();
         let (_, ticket) = bench.probe();
         bench.leave(ticket, Outcome::Good);
-        assert_eq!(bench.circuit.phase(), Phase::Closed);
+        assert_eq!(bench.circuit.phase(), CircuitState::Closed);
         bench.send_all(&[Outcome::Bad; 3]);
         assert_eq!(bench.probe().0, FIRST_PAUSE);
     }
@@ -266,7 +259,7 @@ mod tests {
         // What the first one tells now is of a time that is over.
         bench.leave(hanging, Outcome::Bad);
         bench.send_all(&[Outcome::Bad; 2]);
-        assert_eq!(bench.circuit.phase(), Phase::Closed);
+        assert_eq!(bench.circuit.phase(), CircuitState::Closed);
     }
 
     #[test]
@@ -281,10 +274,10 @@ mod tests {
     fn a_refusal_closes_it_and_ends_no_run() {
         let mut bench = Bench::new(SETTINGS);
         bench.send_all(&[Outcome::Bad, Outcome::Bad, Outcome::Refused, Outcome::Bad]);
-        assert_eq!(bench.circuit.phase(), Phase::Open);
+        assert_eq!(bench.circuit.phase(), CircuitState::Open);
         let (_, ticket) = bench.probe();
         bench.leave(ticket, Outcome::Refused);
-        assert_eq!(bench.circuit.phase(), Phase::Closed);
+        assert_eq!(bench.circuit.phase(), CircuitState::Closed);
     }
 
     #[test]
@@ -293,13 +286,13 @@ mod tests {
         let early: Vec<_> = (0..20).map(|_| bench.enter().unwrap()).collect();
         bench.send_all(&[Outcome::Bad; 3]);
         bench.leave(early[0], Outcome::Good);
-        assert_eq!(bench.circuit.phase(), Phase::Open);
+        assert_eq!(bench.circuit.phase(), CircuitState::Open);
         let (_, ticket) = bench.probe();
         bench.leave(ticket, Outcome::Good);
         for ticket in &early[1..] {
             bench.leave(*ticket, Outcome::Bad);
         }
-        assert_eq!(bench.circuit.phase(), Phase::Closed);
+        assert_eq!(bench.circuit.phase(), CircuitState::Closed);
     }
 
     #[test]
