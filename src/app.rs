@@ -3,6 +3,7 @@
 mod accept;
 mod admin;
 mod connections;
+mod error;
 mod events;
 mod greeting;
 mod public;
@@ -30,11 +31,12 @@ use tonic_health::server::HealthReporter;
 use tracing::{info, warn};
 use url::Url;
 
+pub use error::{BuildError, RunError};
 pub use greeting::greeting;
 pub use signals::Signals;
 
 use crate::config::{Bus, Config, Connections, Drain, Upstream};
-use crate::events::webhook::{PublicUrlError, TIME_LIMIT};
+use crate::events::webhook::TIME_LIMIT;
 #[cfg(feature = "kinesis")]
 use crate::events::{Receiver, kinesis};
 use crate::grpc::{self, CallLimits, Calls, Service};
@@ -42,64 +44,13 @@ use crate::ids::{AccountId, Accounts};
 use crate::participants::{Feed, Freshness, PageTokens, Participants};
 use crate::proto::participant_service_server::ParticipantServiceServer;
 use crate::sandbox::{self, Sandbox};
-use crate::telemetry::{LogFilter, Metrics, MetricsError, Telemetry};
-use crate::twilio::{self, Account, Credentials, Secret, Twilio};
+use crate::telemetry::{LogFilter, Metrics, Telemetry};
+use crate::twilio::{Account, Credentials, Secret, Twilio};
 use admin::Readiness;
 use connections::Front;
 
 /// Names the service in the health protocol.
 pub const SERVICE_NAME: &str = ParticipantServiceServer::<Service>::NAME;
-
-/// The gateway could not be put together.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// An address could not be bound.
-    #[error("bind the {what} listener to {address}: {source}; choose a free address with {flag}")]
-    Bind {
-        /// Which listener.
-        what: &'static str,
-        /// The setting that chooses the address.
-        flag: &'static str,
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// An earlier run's ready file could not be removed.
-    #[error("remove the ready file of an earlier run: {0}")]
-    ReadyFile(std::io::Error),
-    /// The metrics could not be set up.
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
-    /// The configuration holds no account.
-    #[error("no account is configured")]
-    NoAccount,
-    /// The events listener's own URL is none that Twilio could call.
-    #[error("the events listener's own URL {0}: set events.public_url")]
-    EventsUrl(PublicUrlError),
-    /// The client for Twilio could not be made.
-    #[error(transparent)]
-    Twilio(#[from] twilio::BuildError),
-    /// The descriptors could not be served.
-    #[error("set up reflection: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
-}
-
-/// The gateway failed while it ran.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The ready file could not be written.
-    #[error("write the ready file: {0}")]
-    ReadyFile(std::io::Error),
-    /// A listener ended by itself.
-    #[error("{what} ended by itself: {reason}")]
-    Ended {
-        /// Which listener.
-        what: &'static str,
-        /// Why.
-        reason: String,
-    },
-}
 
 /// How to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
