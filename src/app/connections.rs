@@ -116,9 +116,9 @@ impl Front {
             // Requests are small. What a connection may leave unread: 1 MiB.
             .initial_stream_window_size(64 * 1024)
             .initial_connection_window_size(1024 * 1024)
-            // What a stream may leave unsent; hyper's 400 KiB would be 40 MiB a connection.
+            // When so much of a stream waits, no further part of its answer is asked for; a part is taken whole.
             .max_send_buf_size(64 * 1024)
-            // Finds out peers that have gone without a word, and those that read nothing at all.
+            // Finds out peers that have gone without a word.
             .keep_alive_interval(self.limits.keepalive_interval)
             .keep_alive_timeout(self.limits.keepalive_timeout)
             .max_header_list_size(16 * 1024)
