@@ -43,8 +43,6 @@ const LAST_WORD: Duration = Duration::from_millis(500);
 pub(super) struct Front {
     pub(super) service: CallService,
     pub(super) limits: Connections,
-    /// A caller that takes nothing of an answer for so long is given up.
-    pub(super) patience: Duration,
     pub(super) metrics: Metrics,
 }
 
@@ -109,7 +107,7 @@ impl Front {
     /// The protocol's limits. Where no reason stands beside one, it is hyper's default, written down because hyper does not
     /// promise to keep its own.
     fn http(&self) -> Builder<Streams> {
-        let mut http = Builder::new(Streams { patience: self.patience });
+        let mut http = Builder::new(Streams);
         http.timer(TokioTimer::new())
             // Envoy's value for an edge. Without a bound one connection takes gigabytes.
             .max_concurrent_streams(100)
@@ -157,13 +155,11 @@ pub(super) fn files_allow() -> Option<usize> {
 
 /// Runs the streams of a connection, which end with it: hyper tells them when it is dropped.
 #[derive(Clone)]
-struct Streams {
-    patience: Duration,
-}
+struct Streams;
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        tokio::spawn(paced(stream, self.patience));
+        tokio::spawn(paced(stream));
     }
 }
 

@@ -233,6 +233,13 @@ pub const SETTINGS: &[Setting] = &[
         "Limit of a call whose caller sets no deadline, or a later one; streams end by their caller's deadline only. So long, too, may a caller read nothing of an answer",
     ),
     setting(
+        "limits.stream_stall",
+        None,
+        "GATEWAY_LIMITS_STREAM_STALL",
+        "5m",
+        "So long may the caller of a stream read nothing of what is there for it; then the stream is reset",
+    ),
+    setting(
         "limits.calls_in_flight",
         None,
         "GATEWAY_LIMITS_CALLS_IN_FLIGHT",

@@ -39,6 +39,8 @@ use crate::telemetry::{self, CallLog, Metrics};
 pub struct CallLimits {
     /// Bounds a call with one answer whose caller sets no deadline, or a later one.
     pub longest: Duration,
+    /// So long may the caller of a stream take nothing of it; that of any other call, `longest`.
+    pub stall: Duration,
     /// Bounds the calls in flight, watchers apart.
     pub in_flight: usize,
     /// Bounds the watchers, which are there for long and cost little.
@@ -63,9 +65,22 @@ struct Shared {
 enum Kind {
     /// This contract's, but for watchers.
     Call,
+    /// One of those that is answered in many parts.
+    Stream,
     Watcher,
     /// Health and reflection, which are never refused: a restart would be the answer to a health check that fails.
     Other,
+}
+
+impl Kind {
+    /// Its counter.
+    fn index(self) -> usize {
+        match self {
+            Self::Call | Self::Stream => 0,
+            Self::Watcher => 1,
+            Self::Other => 2,
+        }
+    }
 }
 
 impl Calls {
@@ -90,8 +105,12 @@ fn methods() -> HashMap<Arc<str>, Kind> {
         for service in &file.service {
             for method in &service.method {
                 let path = format!("{}.{}/{}", file.package(), service.name(), method.name());
-                let is_watch = method.name() == "WatchParticipants";
-                methods.insert(path.into(), if is_watch { Kind::Watcher } else { Kind::Call });
+                let kind = match method.name() {
+                    "WatchParticipants" => Kind::Watcher,
+                    _ if method.server_streaming() => Kind::Stream,
+                    _ => Kind::Call,
+                };
+                methods.insert(path.into(), kind);
             }
         }
     }
@@ -182,7 +201,9 @@ impl CallService {
     {
         match kind {
             // This contract's methods take one request each. Both services are always ready.
-            Kind::Call | Kind::Watcher => Either::Left(self.participants.clone().call(request)),
+            Kind::Call | Kind::Stream | Kind::Watcher => {
+                Either::Left(self.participants.clone().call(request))
+            }
             Kind::Other => {
                 let end_streams = self.calls.0.end_streams.clone();
                 Either::Right(self.others.clone().call(request.map(|body| Requests::new(body, end_streams))))
@@ -234,8 +255,8 @@ impl Call {
     /// The call, and whether there is room for it: one that there is not counts until it is refused.
     fn begin(method: Arc<str>, kind: Kind, span: Span, calls: Calls) -> (Self, bool) {
         let CallLimits { in_flight, watchers, .. } = calls.0.limits;
-        let most = [in_flight, watchers, usize::MAX][kind as usize];
-        let others = calls.0.in_flight[kind as usize].fetch_add(1, Ordering::Relaxed);
+        let most = [in_flight, watchers, usize::MAX][kind.index()];
+        let others = calls.0.in_flight[kind.index()].fetch_add(1, Ordering::Relaxed);
         calls.0.metrics.call_began(&method);
         if others >= most {
             calls.0.metrics.call_shed(&method);
@@ -244,13 +265,28 @@ impl Call {
     }
 
     fn observe(mut self, response: Response<tonic::body::Body>) -> Response<Answer> {
-        pace::give();
+        pace::give(self.patience());
         // An error that comes before any answer is in the headers; else the end is in the trailers.
         if let Some(status) = Status::from_header_map(response.headers()) {
             self.end(&status);
-            return response.map(|inner| Answer { inner, call: None, stopping: Stopping::default() });
+            return response.map(|inner| Answer {
+                inner,
+                call: None,
+                rest: Bytes::new(),
+                stopping: Stopping::default(),
+            });
         }
-        response.map(|inner| Answer { inner, call: Some(self), stopping: Stopping::default() })
+        response.map(|inner| Answer {
+            inner,
+            call: Some(self),
+            rest: Bytes::new(),
+            stopping: Stopping::default(),
+        })
+    }
+
+    fn patience(&self) -> Duration {
+        let CallLimits { longest, stall, .. } = self.calls.0.limits;
+        if matches!(self.kind, Kind::Stream | Kind::Watcher) { stall } else { longest }
     }
 
     /// The trailers of a stream that ends because the gateway does.
@@ -342,7 +378,7 @@ impl Drop for Call {
         if !self.ended {
             self.end(&Status::cancelled("the caller went away"));
         }
-        self.calls.0.in_flight[self.kind as usize].fetch_sub(1, Ordering::Relaxed);
+        self.calls.0.in_flight[self.kind.index()].fetch_sub(1, Ordering::Relaxed);
         self.calls.0.metrics.call_ended(&self.method);
     }
 }
@@ -388,12 +424,14 @@ pub fn code_name(code: Code) -> &'static str {
 }
 
 pin_project! {
-    /// An answer's body, which notes the status in its trailers and ends when the gateway stops.
+    /// An answer's body, which is given in slices, notes the status in its trailers and ends when the gateway stops.
     pub struct Answer {
         #[pin]
         inner: tonic::body::Body,
         // None where the call has ended with the headers.
         call: Option<Call>,
+        // What is there already of a part that is longer than a slice.
+        rest: Bytes,
         stopping: Stopping,
     }
 }
@@ -402,14 +440,15 @@ impl Answer {
     /// As the gRPC protocol asks for: a client that does not speak it could not read a gRPC status.
     fn to_no_call(status: StatusCode) -> Response<Self> {
         let inner = tonic::body::Body::empty();
-        let mut response = Response::new(Self { inner, call: None, stopping: Stopping::default() });
+        let mut response =
+            Response::new(Self { inner, call: None, rest: Bytes::new(), stopping: Stopping::default() });
         *response.status_mut() = status;
         response
     }
 }
 
 impl Body for Answer {
-    type Data = <tonic::body::Body as Body>::Data;
+    type Data = Bytes;
     type Error = <tonic::body::Body as Body>::Error;
 
     fn poll_frame(
@@ -421,30 +460,56 @@ impl Body for Answer {
         if call.ended {
             return Poll::Ready(None);
         }
+        if !this.rest.is_empty() {
+            pace::give(call.patience());
+            return Poll::Ready(Some(Ok(Frame::data(next_slice(this.rest)))));
+        }
         // A stream's work is done while it is polled, and belongs to the call's span.
         let _entered = call.span.clone().entered();
         let Poll::Ready(frame) = this.inner.poll_frame(context) else {
             pace::wait();
             std::task::ready!(this.stopping.poll(&call.calls.0.end_streams, context));
-            pace::give();
+            pace::give(call.patience());
             return Poll::Ready(Some(Ok(call.stop())));
         };
-        pace::give();
+        pace::give(call.patience());
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
         {
             call.end(&Status::from_header_map(trailers).unwrap_or_else(|| Status::new(Code::Ok, "")));
         }
-        Poll::Ready(frame)
+        let rest = this.rest;
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|data| first_slice(data, rest)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.call.as_ref().is_some_and(|call| call.ended) || self.inner.is_end_stream()
+        let has_ended = self.call.as_ref().is_some_and(|call| call.ended);
+        self.rest.is_empty() && (has_ended || self.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
     }
+}
+
+/// hyper hands on all that it is given as soon as the caller has room for a byte, and no longer waits for the caller then:
+/// with more than this at once, its memory would be the caller's for as long as the connection lasts.
+const SLICE: usize = 16 * 1024;
+
+fn first_slice(data: Bytes, rest: &mut Bytes) -> Bytes {
+    if data.len() <= SLICE {
+        return data;
+    }
+    *rest = data;
+    rest.split_to(SLICE)
+}
+
+fn next_slice(rest: &mut Bytes) -> Bytes {
+    if rest.len() > SLICE {
+        return rest.split_to(SLICE);
+    }
+    // The last is a copy: it may stay after the call, and would keep the memory of all before it.
+    Bytes::copy_from_slice(&std::mem::take(rest))
 }
 
 #[cfg(test)]
@@ -453,7 +518,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_panics_is_answered_and_not_counted_any_more() {
-        let limits = CallLimits { longest: Duration::from_secs(1), in_flight: 1, watchers: 1 };
+        let limits = CallLimits {
+            longest: Duration::from_secs(1),
+            stall: Duration::from_secs(1),
+            in_flight: 1,
+            watchers: 1,
+        };
         let metrics = Metrics::new(None).unwrap();
         let calls = Calls::new(limits, CancellationToken::new(), metrics, CallLog::default());
         for _ in 0..3 {
@@ -472,5 +542,23 @@ mod tests {
         assert_eq!(methods["participant.v1.ParticipantService/GetParticipant"], Kind::Call);
         assert_eq!(methods["participant.v1.ParticipantService/WatchParticipants"], Kind::Watcher);
         assert_eq!(methods.len(), 9);
+    }
+
+    #[test]
+    fn a_long_part_is_given_in_slices() {
+        for length in [1, SLICE, SLICE + 1, 2 * SLICE, 3 * SLICE - 1] {
+            let part: Bytes = (0..=u8::MAX).cycle().take(length).collect();
+            let mut rest = Bytes::new();
+            let mut slices = vec![first_slice(part.clone(), &mut rest)];
+            while !rest.is_empty() {
+                slices.push(next_slice(&mut rest));
+            }
+            assert!(slices.iter().all(|slice| slice.len() <= SLICE));
+            assert_eq!(slices.len(), length.div_ceil(SLICE));
+            assert_eq!(slices.concat(), part);
+            // Alone, the last keeps nothing else's memory.
+            drop((slices.drain(..slices.len() - 1), part));
+            assert!(slices[0].is_unique(), "{length}");
+        }
     }
 }

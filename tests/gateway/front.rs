@@ -18,6 +18,7 @@ use crate::raw;
 use crate::wire::*;
 
 const GET: &str = "/participant.v1.ParticipantService/GetParticipant";
+const LIST: &str = "/participant.v1.ParticipantService/ListParticipants";
 const STREAM: &str = "/participant.v1.ParticipantService/StreamParticipants";
 const INITIAL_WINDOW: u16 = 4;
 
@@ -198,20 +199,47 @@ async fn a_body_that_does_not_come_ends_with_the_calls_time() {
 
 #[tokio::test]
 async fn an_answer_that_nobody_reads_is_given_up() {
-    for (path, body) in [(GET, get_body()), (STREAM, raw::frame(&stream(Face::V1)))] {
-        let mut gateway = Gateway::with(&[("GATEWAY_LIMITS_CALL_TIMEOUT", "300ms")]).await;
+    let get = (GET, get_body(), Duration::from_millis(300));
+    let stream = (STREAM, raw::frame(&stream(Face::V1)), Duration::from_secs(1));
+    for (path, body, patience) in [get, stream] {
+        let limits = [("GATEWAY_LIMITS_CALL_TIMEOUT", "300ms"), ("GATEWAY_LIMITS_STREAM_STALL", "1s")];
+        let mut gateway = Gateway::with(&limits).await;
         let mut wire = Wire::open(gateway.addresses.grpc, &[(INITIAL_WINDOW, 0)]).await;
+        let began = Instant::now();
         wire.writer.send(&call(1, path, &body)).await.unwrap();
         let answer = soon(wire.reader.next_of(HEADERS)).await.unwrap();
         assert_eq!((answer.stream, answer.flags & END_STREAM), (1, 0));
         let reset = soon(wire.reader.next_of(RST_STREAM)).await.unwrap();
         assert_eq!((reset.stream, reset.error()), (1, CANCEL), "{path}");
+        assert!(began.elapsed() >= patience, "{path}: {:?}", began.elapsed());
         until(&gateway, "participant_calls_in_flight", &[], 0.0).await;
         // The connection is still good.
         wire.writer.send(&frame(PING, 0, 0, b"is there")).await.unwrap();
         assert_eq!(soon(wire.reader.next_of(PING)).await.unwrap().payload, b"is there");
         others_are_answered(&mut gateway).await;
     }
+}
+
+/// A gateway, and a call that it answers with tens of kilobytes.
+async fn with_a_long_list(env: &[(&str, &str)]) -> (Gateway, Vec<u8>) {
+    let gateway = Gateway::with(env).await;
+    gateway.sandbox.populate(&Face::V1.conversation(), 100).await;
+    let list = ListParticipantsRequest { page_size: 100, ..Face::V1.list() };
+    (gateway, raw::frame(&list))
+}
+
+#[tokio::test]
+async fn an_answer_of_which_a_byte_is_read_is_given_up() {
+    let (mut gateway, list) = with_a_long_list(&[("GATEWAY_LIMITS_CALL_TIMEOUT", "1s")]).await;
+    let mut wire = Wire::open(gateway.addresses.grpc, &[(INITIAL_WINDOW, 1)]).await;
+    wire.writer.send(&call(1, LIST, &list)).await.unwrap();
+    assert_eq!(soon(wire.reader.next_of(DATA)).await.unwrap().payload.len(), 1);
+    let reset = soon(wire.reader.next_of(RST_STREAM)).await.unwrap();
+    assert_eq!((reset.stream, reset.error()), (1, CANCEL));
+    let calls = "rpc_server_call_duration_seconds_count";
+    until(&gateway, calls, &[("rpc_response_status_code", "CANCELLED")], 1.0).await;
+    until(&gateway, "participant_calls_in_flight", &[], 0.0).await;
+    others_are_answered(&mut gateway).await;
 }
 
 #[tokio::test]
