@@ -244,7 +244,7 @@ pub const SETTINGS: &[Setting] = &[
         None,
         "GATEWAY_LIMITS_CALLS_IN_FLIGHT",
         "4096",
-        "So many calls are served at once, watchers apart; more are answered RESOURCE_EXHAUSTED, LOCAL_CONCURRENCY at once",
+        "So many calls are served at once, watchers apart, and of one caller's address as many as are left; more are answered RESOURCE_EXHAUSTED, LOCAL_CONCURRENCY at once",
     ),
     setting(
         "limits.watchers",

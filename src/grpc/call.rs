@@ -5,8 +5,8 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -55,6 +55,8 @@ struct Shared {
     limits: CallLimits,
     methods: HashMap<Arc<str>, Kind>,
     in_flight: [AtomicUsize; 3],
+    /// Those who are connected.
+    callers: Mutex<HashMap<CallerId, Weak<Caller>>>,
     end_streams: CancellationToken,
     metrics: Metrics,
     log: CallLog,
@@ -88,12 +90,41 @@ impl Calls {
     /// them for ever.
     pub fn new(limits: CallLimits, end_streams: CancellationToken, metrics: Metrics, log: CallLog) -> Self {
         let (methods, in_flight) = (methods(), Default::default());
-        Self(Arc::new(Shared { limits, methods, in_flight, end_streams, metrics, log }))
+        let callers = Mutex::default();
+        Self(Arc::new(Shared { limits, methods, in_flight, callers, end_streams, metrics, log }))
+    }
+
+    /// One for all connections of a caller.
+    fn caller(&self, id: CallerId) -> Arc<Caller> {
+        let mut callers = self.0.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = callers.entry(id).or_default();
+        known.upgrade().unwrap_or_else(|| {
+            let caller = Arc::new(Caller { id, in_flight: AtomicUsize::new(0), calls: self.clone() });
+            *known = Arc::downgrade(&caller);
+            caller
+        })
     }
 
     /// How many calls have begun and not ended.
     pub fn in_flight(&self) -> usize {
         self.0.in_flight.iter().map(|kind| kind.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// Who is connected, and the calls that it has in flight, watchers apart.
+struct Caller {
+    id: CallerId,
+    in_flight: AtomicUsize,
+    calls: Calls,
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        let mut callers = self.calls.0.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may have come back meanwhile.
+        if callers.get(&self.id).is_some_and(|known| known.strong_count() == 0) {
+            callers.remove(&self.id);
+        }
     }
 }
 
@@ -123,18 +154,19 @@ pub struct CallService {
     calls: Calls,
     participants: ParticipantServiceServer<Service>,
     others: Routes,
-    caller: CallerId,
+    caller: Arc<Caller>,
 }
 
 impl CallService {
     /// `others` are health and reflection.
     pub fn new(calls: Calls, participants: ParticipantServiceServer<Service>, others: Routes) -> Self {
-        Self { calls, participants, others, caller: CallerId::Unknown }
+        let caller = calls.caller(CallerId::Unknown);
+        Self { calls, participants, others, caller }
     }
 
     /// For the calls of one caller.
     pub fn called_by(&self, caller: CallerId) -> Self {
-        Self { caller, ..self.clone() }
+        Self { caller: self.calls.caller(caller), ..self.clone() }
     }
 
     /// Answers a call. The future is to be run by [`super::paced`], or an answer that nobody reads would stay for ever.
@@ -175,10 +207,10 @@ impl CallService {
             otel.status_code = field::Empty,
         );
         telemetry::continue_trace(&span, request.headers());
-        let (call, has_room) = Call::begin(method, kind, span.clone(), self.calls.clone());
-        let opened = Opened::new(limits.deadline, self.caller, request.headers());
+        let call = Call::begin(method, kind, span.clone(), &self.caller);
+        let opened = Opened::new(limits.deadline, self.caller.id, request.headers());
         request.extensions_mut().insert(opened);
-        let answer = has_room.then(|| self.dispatch(kind, request));
+        let answer = call.place.is_some().then(|| self.dispatch(kind, request));
         let answered = async move {
             let response = match answer {
                 Some(answer) => in_time(answer, limits.fires).await,
@@ -248,20 +280,51 @@ struct Call {
     began: Instant,
     kind: Kind,
     ended: bool,
+    /// None where there was none left for it.
+    place: Option<Place>,
     calls: Calls,
 }
 
-impl Call {
-    /// The call, and whether there is room for it: one that there is not counts until it is refused.
-    fn begin(method: Arc<str>, kind: Kind, span: Span, calls: Calls) -> (Self, bool) {
-        let CallLimits { in_flight, watchers, .. } = calls.0.limits;
+/// A place among the calls in flight.
+struct Place {
+    kind: Kind,
+    caller: Arc<Caller>,
+}
+
+impl Place {
+    /// A caller may have as many calls in flight as places are left, so that nobody takes them all.
+    fn take(kind: Kind, caller: &Arc<Caller>) -> Option<Self> {
+        let CallLimits { in_flight, watchers, .. } = caller.calls.0.limits;
         let most = [in_flight, watchers, usize::MAX][kind.index()];
-        let others = calls.0.in_flight[kind.index()].fetch_add(1, Ordering::Relaxed);
+        let place = Self { kind, caller: caller.clone() };
+        let all = caller.calls.0.in_flight[kind.index()].fetch_add(1, Ordering::Relaxed);
+        let own = place.of_caller().map_or(0, |own| own.fetch_add(1, Ordering::Relaxed));
+        (all.saturating_add(own) < most).then_some(place)
+    }
+
+    /// Where the caller's own share counts.
+    fn of_caller(&self) -> Option<&AtomicUsize> {
+        matches!(self.kind, Kind::Call | Kind::Stream).then_some(&self.caller.in_flight)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(own) = self.of_caller() {
+            own.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.caller.calls.0.in_flight[self.kind.index()].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Call {
+    fn begin(method: Arc<str>, kind: Kind, span: Span, caller: &Arc<Caller>) -> Self {
+        let (place, calls) = (Place::take(kind, caller), caller.calls.clone());
         calls.0.metrics.call_began(&method);
-        if others >= most {
+        if place.is_none() {
             calls.0.metrics.call_shed(&method);
         }
-        (Self { method, span, began: Instant::now(), kind, ended: false, calls }, others < most)
+        Self { method, span, began: Instant::now(), kind, ended: false, place, calls }
     }
 
     fn observe(mut self, response: Response<tonic::body::Body>) -> Response<Answer> {
@@ -378,7 +441,6 @@ impl Drop for Call {
         if !self.ended {
             self.end(&Status::cancelled("the caller went away"));
         }
-        self.calls.0.in_flight[self.kind.index()].fetch_sub(1, Ordering::Relaxed);
         self.calls.0.metrics.call_ended(&self.method);
     }
 }
@@ -516,24 +578,57 @@ fn next_slice(rest: &mut Bytes) -> Bytes {
 mod tests {
     use super::*;
 
+    fn calls(in_flight: usize) -> Calls {
+        let second = Duration::from_secs(1);
+        let limits = CallLimits { longest: second, stall: second, in_flight, watchers: 1 };
+        let metrics = Metrics::new(None).unwrap();
+        Calls::new(limits, CancellationToken::new(), metrics, CallLog::default())
+    }
+
+    fn begin(caller: &Arc<Caller>) -> Call {
+        Call::begin("a/Method".into(), Kind::Call, Span::none(), caller)
+    }
+
+    fn peer(number: u8) -> CallerId {
+        CallerId::Peer([127, 0, 0, number].into())
+    }
+
     #[tokio::test]
     async fn a_call_that_panics_is_answered_and_not_counted_any_more() {
-        let limits = CallLimits {
-            longest: Duration::from_secs(1),
-            stall: Duration::from_secs(1),
-            in_flight: 1,
-            watchers: 1,
-        };
-        let metrics = Metrics::new(None).unwrap();
-        let calls = Calls::new(limits, CancellationToken::new(), metrics, CallLog::default());
+        let calls = calls(1);
         for _ in 0..3 {
-            let (call, has_room) = Call::begin("a/Method".into(), Kind::Call, Span::none(), calls.clone());
-            assert!(has_room && calls.in_flight() == 1);
-            let answer = in_time(async { panic!("as a bug would") }, Instant::now() + limits.longest).await;
-            let answer = call.observe(answer);
+            let call = begin(&calls.caller(peer(1)));
+            assert!(call.place.is_some() && calls.in_flight() == 1);
+            let answer = in_time(async { panic!("as a bug would") }, Instant::now() + Duration::from_secs(1));
+            let answer = call.observe(answer.await);
             assert_eq!(Status::from_header_map(answer.headers()).unwrap().code(), Code::Internal);
             assert_eq!(calls.in_flight(), 0);
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_takes_no_place() {
+        let calls = calls(1);
+        let caller = calls.caller(peer(1));
+        let first = begin(&caller);
+        let refused: Vec<_> = (0..3).map(|_| begin(&caller)).collect();
+        assert!(first.place.is_some() && refused.iter().all(|call| call.place.is_none()));
+        assert_eq!(calls.in_flight(), 1);
+        drop(first);
+        assert!(begin(&caller).place.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_callers_connections_share_its_places_and_nobody_is_remembered() {
+        let calls = calls(8);
+        let own: Vec<_> = (0..5).map(|_| begin(&calls.caller(peer(1)))).collect();
+        assert_eq!(own.iter().filter(|call| call.place.is_some()).count(), 4);
+        let others: Vec<_> = (0..3).map(|_| begin(&calls.caller(peer(2)))).collect();
+        assert_eq!(others.iter().filter(|call| call.place.is_some()).count(), 2);
+        assert_eq!(calls.0.callers.lock().unwrap().len(), 2);
+        drop((own, others));
+        assert_eq!(calls.in_flight(), 0);
+        assert!(calls.0.callers.lock().unwrap().is_empty());
     }
 
     #[test]

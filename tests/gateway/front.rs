@@ -353,6 +353,29 @@ async fn an_old_connection_is_asked_to_end_and_its_calls_are_answered() {
 
 // === Calls
 
+#[tokio::test]
+async fn no_caller_has_more_calls_than_there_are_places_left() {
+    let gateway = Gateway::with(&[("GATEWAY_LIMITS_CALLS_IN_FLIGHT", "4")]).await;
+    let (address, neighbour) = (gateway.addresses.grpc, [127, 0, 0, 2].into());
+    // Of two connections; a call whose body does not come is in flight.
+    let mut wires = [Wire::open(address, &[]).await, Wire::open(address, &[]).await];
+    for (wire, in_flight) in wires.iter_mut().zip([1.0, 2.0]) {
+        wire.writer.send(&call_without_body(1, GET)).await.unwrap();
+        until(&gateway, "participant_calls_in_flight", &[], in_flight).await;
+    }
+    for wire in &mut wires {
+        wire.writer.send(&call(3, GET, &get_body())).await.unwrap();
+        let refused = soon(wire.reader.next_of(HEADERS)).await.unwrap();
+        assert_eq!((refused.stream, refused.flags & END_STREAM), (3, END_STREAM));
+    }
+    let mut other = Wire::connect_from(neighbour, address).await.greet(&[]).await;
+    other.writer.send(&call(1, GET, &get_body())).await.unwrap();
+    let answer = soon(other.reader.next_of(HEADERS)).await.unwrap();
+    assert_eq!((answer.stream, answer.flags & END_STREAM), (1, 0));
+    let [(label, method)] = shed("GetParticipant");
+    assert_eq!(Scrape::of(&gateway).await.sum("participant_calls_shed_total", &[(label, &method)]), 2.0);
+}
+
 fn overloaded(status: &Status) {
     assert_eq!(told(status), (Code::ResourceExhausted, "LOCAL_CONCURRENCY".into()));
     let wait = status.get_details_retry_info().expect("it says when to come again").retry_delay;
