@@ -292,6 +292,29 @@ async fn a_peer_that_is_not_there_any_more_is_found_out() {
     others_are_answered(&mut gateway).await;
 }
 
+#[tokio::test]
+async fn a_peer_that_takes_no_byte_any_more_is_hung_up_on() {
+    let (mut gateway, list) = with_a_long_list(&[
+        ("GATEWAY_CONNECTIONS_KEEPALIVE_INTERVAL", "1s"),
+        ("GATEWAY_CONNECTIONS_KEEPALIVE_TIMEOUT", "1s"),
+    ])
+    .await;
+    const WINDOW: u32 = 1 << 30;
+    let wire = Wire::connect_narrow(gateway.addresses.grpc).await;
+    let mut wire = wire.greet(&[(INITIAL_WINDOW, WINDOW)]).await;
+    soon(wire.reader.next_of(SETTINGS)).await.expect("it is served");
+    let mut calls = frame(WINDOW_UPDATE, 0, 0, &WINDOW.to_be_bytes());
+    // More than the sockets hold; from here on nothing is read.
+    for number in 0..100 {
+        calls.extend(call(2 * number + 1, LIST, &list));
+    }
+    wire.writer.send(&calls).await.unwrap();
+    until(&gateway, "participant_connections_open", &[], 1.0).await;
+    until(&gateway, "participant_calls_in_flight", &[], 0.0).await;
+    others_are_answered(&mut gateway).await;
+    drop(wire);
+}
+
 // === How many, and how old
 
 #[tokio::test]
