@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::error::Error;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -352,9 +352,9 @@ impl Call {
         if matches!(self.kind, Kind::Stream | Kind::Watcher) { stall } else { longest }
     }
 
-    /// The trailers of a stream that ends because the gateway does.
-    fn stop<T>(&mut self) -> Frame<T> {
-        let status = status::plain(Reason::ShuttingDown);
+    /// The trailers of a stream that ends before its end.
+    fn end_early<T>(&mut self, why: Reason) -> Frame<T> {
+        let status = status::plain(why);
         self.end(&status);
         let mut trailers = HeaderMap::new();
         // It holds no text that a header could not.
@@ -528,11 +528,16 @@ impl Body for Answer {
         }
         // A stream's work is done while it is polled, and belongs to the call's span.
         let _entered = call.span.clone().entered();
-        let Poll::Ready(frame) = this.inner.poll_frame(context) else {
+        let inner = this.inner;
+        let Ok(polled) = catch_unwind(AssertUnwindSafe(|| inner.poll_frame(context))) else {
+            pace::give(call.patience());
+            return Poll::Ready(Some(Ok(call.end_early(Reason::Internal))));
+        };
+        let Poll::Ready(frame) = polled else {
             pace::wait();
             std::task::ready!(this.stopping.poll(&call.calls.0.end_streams, context));
             pace::give(call.patience());
-            return Poll::Ready(Some(Ok(call.stop())));
+            return Poll::Ready(Some(Ok(call.end_early(Reason::ShuttingDown))));
         };
         pace::give(call.patience());
         if let Some(Ok(frame)) = &frame
@@ -604,6 +609,20 @@ mod tests {
             assert_eq!(Status::from_header_map(answer.headers()).unwrap().code(), Code::Internal);
             assert_eq!(calls.in_flight(), 0);
         }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_panics_ends_with_a_status() {
+        let calls = calls(1);
+        let parts = futures_util::stream::poll_fn(|_| -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            panic!("as a bug would")
+        });
+        let body = tonic::body::Body::new(http_body_util::StreamBody::new(parts));
+        let answer = begin(&calls.caller(peer(1))).observe(Response::new(body));
+        let trailers =
+            http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().trailers().cloned();
+        assert_eq!(Status::from_header_map(&trailers.unwrap()).unwrap().code(), Code::Internal);
+        assert_eq!(calls.in_flight(), 0);
     }
 
     #[tokio::test]
