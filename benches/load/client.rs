@@ -156,9 +156,11 @@ impl Client {
     pub(crate) async fn at_rate(&self, rate: f64, length: Duration) -> Load {
         let (notes, frame) = (self.notes(), self.frame.clone());
         let kept = notes.clone();
-        self.open_loop(rate, length, move |_| frame.clone(), move |_, answer, took| kept.add(answer, took))
-            .await;
-        notes.load()
+        let note = move |_, answer, took| kept.add(answer, took);
+        let sent = self.open_loop(rate, length, move |_| frame.clone(), note).await;
+        let load = notes.load();
+        assert_eq!(load.calls, sent, "each call is noted once");
+        load
     }
 
     fn notes(&self) -> Notes {
@@ -172,19 +174,22 @@ impl Client {
         }
     }
 
-    /// Calls when they are due, by their numbers. Of each it notes the number, the answer, and the time since it was due.
+    /// Calls when they are due, by their numbers: how many. Of each it notes the number, the answer, and the time since it was
+    /// due.
     pub(crate) async fn open_loop(
         &self,
         rate: f64,
         length: Duration,
         frame: impl Fn(u64) -> Bytes,
         note: impl Fn(u64, Answer, Duration) + Clone + Send + 'static,
-    ) {
+    ) -> u64 {
         let began = Instant::now();
         let (all, mut next, mut running) = ((rate * length.as_secs_f64()) as u64, 0, JoinSet::new());
         while next < all {
             let due = began + Duration::from_secs_f64(next as f64 / rate);
-            while running.try_join_next().is_some() {}
+            while let Some(done) = running.try_join_next() {
+                done.expect("every call is as it should be");
+            }
             let early = due.saturating_duration_since(Instant::now());
             if early > 2 * TIMERS {
                 tokio::time::sleep(early - TIMERS).await;
@@ -205,6 +210,7 @@ impl Client {
             next += 1;
         }
         running.join_all().await;
+        all
     }
 }
 

@@ -21,9 +21,10 @@ type Row = (&'static str, fn(&Round) -> f64);
 
 const CALLS_A_CPU_SECOND: Row = ("at peak: calls per CPU second", |round| round.calls_a_cpu_second);
 const P99: Row = ("at the fixed rate: p99, µs", |round| round.p99);
-const ROWS: [Row; 9] = [
+const ROWS: [Row; 10] = [
     CALLS_A_CPU_SECOND,
     ("at peak: calls per second", |round| round.calls_a_second),
+    ("at peak: the server's core busy, %", |round| round.busy_at_peak),
     ("at peak: p99, µs", |round| round.p99_at_peak),
     ("alone: p50, µs", |round| round.alone_p50),
     ("alone: CPU, µs a call", |round| round.alone_cpu),

@@ -48,6 +48,8 @@ pub(crate) struct Round {
     /// With all streams of all connections in use.
     pub(crate) calls_a_second: f64,
     pub(crate) calls_a_cpu_second: f64,
+    /// Of the server's core, meanwhile, of a hundred: with less than nearly all the client is the limit.
+    pub(crate) busy_at_peak: f64,
     pub(crate) p99_at_peak: f64,
     /// One call at a time.
     pub(crate) alone_p50: f64,
@@ -129,8 +131,8 @@ async fn measure(title: &'static str, candidates: Vec<Candidate>, effort: Effort
         for (candidate, rounds) in candidates.iter().zip(&mut rounds) {
             let round = candidate.round(effort.length, rate).await;
             eprintln!(
-                "  round {number} of {}: {:<36} {:>7.0} calls a CPU second, p99 {:>6.0} µs",
-                effort.rounds, candidate.name, round.calls_a_cpu_second, round.p99
+                "  round {number} of {}: {:<36} {:>7.0} calls a second with {:>3.0} % of the core, p99 {:>6.0} µs",
+                effort.rounds, candidate.name, round.calls_a_second, round.busy_at_peak, round.p99
             );
             rounds.push(round);
         }
@@ -166,6 +168,7 @@ impl Candidate {
         Round {
             calls_a_second: full.good() as f64 / full.seconds,
             calls_a_cpu_second: full.good() as f64 / (after_full - start),
+            busy_at_peak: 100.0 * (after_full - start) / full.seconds,
             p99_at_peak: full.micros(99.0),
             alone_p50: alone.micros(50.0),
             alone_cpu: micros_a_call(after_alone - after_full, alone.good()),

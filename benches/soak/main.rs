@@ -139,7 +139,9 @@ async fn load(world: &Arc<World>, gateway: SocketAddr, front: SocketAddr, end: &
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / CALLS_A_SECOND);
     let mut calls = JoinSet::new();
     while end.run_until_cancelled(ticks.tick()).await.is_some() {
-        while calls.try_join_next().is_some() {}
+        while let Some(done) = calls.try_join_next() {
+            done.expect("every call is as it should be");
+        }
         if calls.len() >= MOST_IN_FLIGHT {
             world.tally.with(|counts| counts.not_made += 1);
             continue;
