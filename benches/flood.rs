@@ -12,9 +12,8 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use participant_gateway::proto::participant_service_client::ParticipantServiceClient;
-use participant_gateway::proto::{ConversationRef, GetParticipantRequest};
+use participant_gateway::proto::{ConversationRef, GetParticipantRequest, ListParticipantsRequest};
 use participant_gateway::sandbox::V1_CONVERSATION;
-use prost::Message as _;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
@@ -33,6 +32,10 @@ const MOST_KIB: u64 = 16 * 1024;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const GET: &str = "/participant.v1.ParticipantService/GetParticipant";
+const LIST: &str = "/participant.v1.ParticipantService/ListParticipants";
+/// Listed by the attackers: some 25 KB, more than is handed to HTTP/2 at once.
+const LISTED: u32 = 50;
+const LARGE_CONVERSATION: &str = "CH000000000000000000000000000000f1";
 /// Read by the victim, from the cache.
 const CALM: &str = "alice";
 /// Read by the attackers: the sandbox takes ten seconds over it.
@@ -99,6 +102,12 @@ const FLOODS: &[Flood] = &[
         first: Vec::new,
         next: |at| call(2 * at + 1, GET, &get(CALM)),
     },
+    Flood {
+        name: "lists of which a byte is read",
+        settings: &[(4, 1)],
+        first: Vec::new,
+        next: |at| call(2 * at + 1, LIST, &list()),
+    },
 ];
 
 fn reset(at: u32, participant: &str) -> Vec<u8> {
@@ -115,6 +124,13 @@ fn open_body() -> Vec<u8> {
     [call_without_body(1, GET), frame(DATA, 0, 1, &[0, 0, 0x20, 0, 0])].concat()
 }
 
+fn list() -> Vec<u8> {
+    let conversation = ConversationRef { conversation_id: LARGE_CONVERSATION.into(), ..Default::default() };
+    let request =
+        ListParticipantsRequest { conversation: Some(conversation), page_size: 100, ..Default::default() };
+    framed(&request)
+}
+
 fn request(participant: &str) -> GetParticipantRequest {
     let conversation = ConversationRef { conversation_id: V1_CONVERSATION.into(), ..Default::default() };
     GetParticipantRequest {
@@ -125,7 +141,11 @@ fn request(participant: &str) -> GetParticipantRequest {
 }
 
 fn get(participant: &str) -> Vec<u8> {
-    let message = request(participant).encode_to_vec();
+    framed(&request(participant))
+}
+
+fn framed(message: &impl prost::Message) -> Vec<u8> {
+    let message = message.encode_to_vec();
     let length = u32::try_from(message.len()).expect("it is short");
     [&[0][..], &length.to_be_bytes(), &message].concat()
 }
@@ -211,6 +231,7 @@ impl Row {
 async fn measure(flood: &'static Flood) -> Row {
     let gateway = Gateway::start().await;
     gateway.make_slow(SLOW).await;
+    gateway.populate(LARGE_CONVERSATION, LISTED).await;
     let mut victim = Victim::new(&gateway).await;
     victim.call().await;
     victim.latencies.clear();
@@ -220,13 +241,11 @@ async fn measure(flood: &'static Flood) -> Row {
     for _ in 0..CONNECTIONS {
         attackers.spawn(attack(flood, gateway.grpc, end));
     }
-    let mut most_kib = before_kib;
     while Instant::now() < end {
         victim.call().await;
-        most_kib = most_kib.max(gateway.resident_kib());
         sleep(Duration::from_millis(2)).await;
     }
-    let cpu_seconds = gateway.cpu_seconds() - cpu_before;
+    let (most_kib, cpu_seconds) = (gateway.most_resident_kib(), gateway.cpu_seconds() - cpu_before);
     let (mut connections, mut told) = (0, BTreeMap::new());
     for report in attackers.join_all().await {
         connections += report.connections;
@@ -347,14 +366,31 @@ impl Gateway {
 
     async fn make_slow(&self, participant: &str) {
         let fault = json!({ "match": { "path_contains": participant }, "latency_ms": 10_000 });
-        let url = format!("http://{}/_sandbox/faults", self.sandbox);
-        let answer = reqwest::Client::new().post(url).json(&fault).send().await.expect("the sandbox answers");
-        assert!(answer.status().is_success(), "the sandbox takes the fault");
+        self.arrange("faults", fault).await;
+    }
+
+    async fn populate(&self, conversation: &str, count: u32) {
+        self.arrange("populate", json!({ "conversation": conversation, "count": count })).await;
+    }
+
+    async fn arrange(&self, what: &str, how: Value) {
+        let url = format!("http://{}/_sandbox/{what}", self.sandbox);
+        let answer = reqwest::Client::new().post(url).json(&how).send().await.expect("the sandbox answers");
+        assert!(answer.status().is_success(), "the sandbox does it");
     }
 
     fn resident_kib(&self) -> u64 {
+        self.kib_of("VmRSS:")
+    }
+
+    /// Since it started, as Linux keeps it: a peak between two looks counts, too.
+    fn most_resident_kib(&self) -> u64 {
+        self.kib_of("VmHWM:")
+    }
+
+    fn kib_of(&self, what: &str) -> u64 {
         let status = self.proc("status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
+        let line = status.lines().find_map(|line| line.strip_prefix(what)).expect("Linux tells it");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 

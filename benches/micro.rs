@@ -98,7 +98,12 @@ fn hits(criterion: &mut Criterion) {
         });
     });
     let (metrics, end) = (Metrics::new(None).expect("metrics"), CancellationToken::new());
-    let limits = CallLimits { longest: config.call_timeout, in_flight: usize::MAX, watchers: usize::MAX };
+    let limits = CallLimits {
+        longest: config.call_timeout,
+        stall: config.stream_stall,
+        in_flight: usize::MAX,
+        watchers: usize::MAX,
+    };
     let calls = Calls::new(limits, end, &metrics, config.log.calls);
     let accounts = Accounts::new(account.id.clone(), []);
     let service = grpc::service(participants, accounts, config.watch.heartbeat);

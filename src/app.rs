@@ -118,6 +118,7 @@ impl App {
             bus,
             page_token_key,
             call_timeout,
+            stream_stall,
             calls_in_flight,
             watchers,
             connections,
@@ -176,14 +177,14 @@ impl App {
         let files = accounts.iter().flat_map(Account::spare_tokens).chain(&page_token_key);
         let files = files.filter(|secret| secret.is_file()).cloned().collect();
 
-        let limits = CallLimits { longest: call_timeout, in_flight: calls_in_flight, watchers };
+        let limits =
+            CallLimits { longest: call_timeout, stall: stream_stall, in_flight: calls_in_flight, watchers };
         let calls = Calls::new(limits, end_streams.clone(), &metrics, log.calls);
         let (health, health_service) = tonic_health::server::health_reporter();
         let service = grpc::service(participants.clone(), known, watch.heartbeat);
         let front = Front {
             service: server::services(calls.clone(), service, health_service)?,
             limits: within_files(connections),
-            patience: call_timeout,
             metrics: metrics.clone(),
         };
         Ok(Self {

@@ -61,6 +61,8 @@ pub struct Config {
     pub page_token_key: Option<Secret>,
     /// Bounds a call with one answer.
     pub call_timeout: Duration,
+    /// So long may the caller of a stream take nothing of it.
+    pub stream_stall: Duration,
     /// Bounds the calls at once, watchers apart.
     pub calls_in_flight: usize,
     /// Bounds the watchers.
@@ -296,6 +298,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
         bus: bus::read(sources),
         page_token_key: page_token_key(sources),
         call_timeout: sources.required("limits.call_timeout", limit),
+        stream_stall: sources.required("limits.stream_stall", limit),
         calls_in_flight: sources.required("limits.calls_in_flight", |text| number(text, 1, 1_000_000)),
         watchers: sources.required("limits.watchers", |text| number(text, 1, 1_000_000)),
         connections: connections(sources),

@@ -22,9 +22,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use super::accept::Acceptor;
 use crate::config::Connections;
@@ -38,13 +38,14 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Who has just connected when the drain begins gets so long to say so, and is told to go elsewhere.
 const LAST_WORD: Duration = Duration::from_millis(500);
 
+/// After so long without a refusal the next is told again.
+const QUIET: Duration = Duration::from_secs(60);
+
 /// What serves a connection.
 #[derive(Clone)]
 pub(super) struct Front {
     pub(super) service: CallService,
     pub(super) limits: Connections,
-    /// A caller that takes nothing of an answer for so long is given up.
-    pub(super) patience: Duration,
     pub(super) metrics: Metrics,
 }
 
@@ -58,6 +59,8 @@ impl Front {
         let (mut acceptor, mut open) = (Acceptor::new(listener, "gRPC"), Open::default());
         loop {
             let (stream, peer) = tokio::select! {
+                // Whose connection has ended finds its place free.
+                biased;
                 () = goaway.cancelled() => break,
                 Some(()) = open.one_ended(&self.metrics) => continue,
                 accepted = acceptor.accept() => accepted,
@@ -65,6 +68,7 @@ impl Front {
             let peer = peer.ip().to_canonical();
             if let Err(why) = open.has_room(peer, &self.limits) {
                 self.metrics.connection_refused(why);
+                open.tell_of_refusal(peer, why);
                 continue;
             }
             self.metrics.connection_opened();
@@ -78,7 +82,8 @@ impl Front {
     }
 
     async fn connection(self, stream: TcpStream, peer: IpAddr, goaway: CancellationToken) {
-        let (stream, spoken) = Watched::new(stream);
+        let (stream, spoken) =
+            Watched::new(stream, self.limits.keepalive_interval + self.limits.keepalive_timeout);
         let service = self.service.called_by(CallerId::Peer(peer));
         let service = service_fn(move |request| service.call(request));
         let mut connection = pin!(self.http().serve_connection(TokioIo::new(stream), service));
@@ -109,7 +114,7 @@ impl Front {
     /// The protocol's limits. Where no reason stands beside one, it is hyper's default, written down because hyper does not
     /// promise to keep its own.
     fn http(&self) -> Builder<Streams> {
-        let mut http = Builder::new(Streams { patience: self.patience });
+        let mut http = Builder::new(Streams);
         http.timer(TokioTimer::new())
             // Envoy's value for an edge. Without a bound one connection takes gigabytes.
             .max_concurrent_streams(100)
@@ -157,13 +162,11 @@ pub(super) fn files_allow() -> Option<usize> {
 
 /// Runs the streams of a connection, which end with it: hyper tells them when it is dropped.
 #[derive(Clone)]
-struct Streams {
-    patience: Duration,
-}
+struct Streams;
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        tokio::spawn(paced(stream, self.patience));
+        tokio::spawn(paced(stream));
     }
 }
 
@@ -172,6 +175,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
 struct Open {
     tasks: JoinSet<IpAddr>,
     of: HashMap<IpAddr, usize>,
+    refused: Option<Instant>,
 }
 
 impl Open {
@@ -182,6 +186,21 @@ impl Open {
         }
         let is_full = self.of.get(&peer).is_some_and(|count| *count >= limits.max_per_peer);
         if is_full { Err(ConnectionRefused::Peer) } else { Ok(()) }
+    }
+
+    /// A line for each time that it begins: with the first refusal after a while without.
+    fn tell_of_refusal(&mut self, peer: IpAddr, why: ConnectionRefused) {
+        let before = self.refused.replace(Instant::now());
+        if before.is_some_and(|before| before.elapsed() < QUIET) {
+            return;
+        }
+        let open = self.tasks.len();
+        match why {
+            ConnectionRefused::Peer => {
+                warn!(%peer, open, "connections are refused: the peer has connections.max_per_peer of them");
+            }
+            _ => warn!(open, "connections are refused: connections.max are open"),
+        }
     }
 
     fn spawn(&mut self, peer: IpAddr, connection: impl Future<Output = ()> + Send + 'static) {
@@ -209,17 +228,36 @@ impl Open {
     }
 }
 
-/// A connection that tells once when as much was read as the preface has bytes. What they are, hyper looks at.
+/// A connection that tells once when as much was read as the preface has bytes. What they are, hyper looks at. It fails where
+/// the peer takes no byte for so long: hyper would give it up, but wait until it has been told so.
 struct Watched {
     stream: TcpStream,
     missing: usize,
     spoken: Option<oneshot::Sender<()>>,
+    patience: Duration,
+    /// Where there is no room in the socket.
+    end: Option<Pin<Box<Sleep>>>,
 }
 
 impl Watched {
-    fn new(stream: TcpStream) -> (Self, oneshot::Receiver<()>) {
+    fn new(stream: TcpStream, patience: Duration) -> (Self, oneshot::Receiver<()>) {
         let (spoken, heard) = oneshot::channel();
-        (Self { stream, missing: PREFACE.len(), spoken: Some(spoken) }, heard)
+        (Self { stream, missing: PREFACE.len(), spoken: Some(spoken), patience, end: None }, heard)
+    }
+
+    /// The same, unless it has been pending for too long.
+    fn in_time(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.end = None;
+            return written;
+        }
+        let patience = self.patience;
+        let end = self.end.get_or_insert_with(|| Box::pin(sleep(patience)));
+        end.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -248,7 +286,8 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.in_time(written, context)
     }
 
     fn poll_write_vectored(
@@ -256,7 +295,8 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.in_time(written, context)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -233,11 +233,18 @@ pub const SETTINGS: &[Setting] = &[
         "Limit of a call whose caller sets no deadline, or a later one; streams end by their caller's deadline only. So long, too, may a caller read nothing of an answer",
     ),
     setting(
+        "limits.stream_stall",
+        None,
+        "GATEWAY_LIMITS_STREAM_STALL",
+        "5m",
+        "So long may the caller of a stream read nothing of what is there for it; then the stream is reset",
+    ),
+    setting(
         "limits.calls_in_flight",
         None,
         "GATEWAY_LIMITS_CALLS_IN_FLIGHT",
         "4096",
-        "So many calls are served at once, watchers apart; more are answered RESOURCE_EXHAUSTED, LOCAL_CONCURRENCY at once",
+        "So many calls are served at once, watchers apart, and of one caller's address as many as are left; more are answered RESOURCE_EXHAUSTED, LOCAL_CONCURRENCY at once",
     ),
     setting(
         "limits.watchers",

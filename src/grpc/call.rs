@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ use crate::telemetry::{CallLog, CallSpan, CallTracer, MethodMetrics, Metrics};
 pub struct CallLimits {
     /// Bounds a call with one answer whose caller sets no deadline, or a later one.
     pub longest: Duration,
+    /// So long may the caller of a stream take nothing of it; that of any other call, `longest`.
+    pub stall: Duration,
     /// Bounds the calls in flight, watchers apart.
     pub in_flight: usize,
     /// Bounds the watchers, which are there for long and cost little.
@@ -54,6 +56,8 @@ struct Shared {
     methods: HashMap<Arc<str>, Arc<Method>>,
     other: Arc<Method>,
     in_flight: [AtomicUsize; 3],
+    /// Those who are connected.
+    callers: Mutex<HashMap<CallerId, Weak<Caller>>>,
     end_streams: CancellationToken,
     tracer: OnceLock<CallTracer>,
     log: CallLog,
@@ -79,9 +83,22 @@ impl Method {
 enum Kind {
     /// This contract's, but for watchers.
     Call,
+    /// One of those that is answered in many parts.
+    Stream,
     Watcher,
     /// Health and reflection, which are never refused: a restart would be the answer to a health check that fails.
     Other,
+}
+
+impl Kind {
+    /// Its counter.
+    fn index(self) -> usize {
+        match self {
+            Self::Call | Self::Stream => 0,
+            Self::Watcher => 1,
+            Self::Other => 2,
+        }
+    }
 }
 
 impl Calls {
@@ -89,8 +106,8 @@ impl Calls {
     /// them for ever.
     pub fn new(limits: CallLimits, end_streams: CancellationToken, metrics: &Metrics, log: CallLog) -> Self {
         let (methods, other) = (methods(metrics), Method::new("_OTHER", Kind::Other, metrics));
-        let (in_flight, tracer) = Default::default();
-        Self(Arc::new(Shared { limits, methods, other, in_flight, end_streams, tracer, log }))
+        let (in_flight, callers, tracer) = Default::default();
+        Self(Arc::new(Shared { limits, methods, other, in_flight, callers, end_streams, tracer, log }))
     }
 
     /// Gives every call from now on a span. The first tracer stays.
@@ -98,9 +115,37 @@ impl Calls {
         let _ = self.0.tracer.set(tracer);
     }
 
+    /// One for all connections of a caller.
+    fn caller(&self, id: CallerId) -> Arc<Caller> {
+        let mut callers = self.0.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = callers.entry(id).or_default();
+        known.upgrade().unwrap_or_else(|| {
+            let caller = Arc::new(Caller { id, in_flight: AtomicUsize::new(0), calls: self.clone() });
+            *known = Arc::downgrade(&caller);
+            caller
+        })
+    }
+
     /// How many calls have begun and not ended.
     pub fn in_flight(&self) -> usize {
         self.0.in_flight.iter().map(|kind| kind.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// Who is connected, and the calls that it has in flight, watchers apart.
+struct Caller {
+    id: CallerId,
+    in_flight: AtomicUsize,
+    calls: Calls,
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        let mut callers = self.calls.0.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may have come back meanwhile.
+        if callers.get(&self.id).is_some_and(|known| known.strong_count() == 0) {
+            callers.remove(&self.id);
+        }
     }
 }
 
@@ -112,8 +157,11 @@ fn methods(metrics: &Metrics) -> HashMap<Arc<str>, Arc<Method>> {
         for service in &file.service {
             for method in &service.method {
                 let path = format!("{}.{}/{}", file.package(), service.name(), method.name());
-                let is_watch = method.name() == "WatchParticipants";
-                let kind = if is_watch { Kind::Watcher } else { Kind::Call };
+                let kind = match method.name() {
+                    "WatchParticipants" => Kind::Watcher,
+                    _ if method.server_streaming() => Kind::Stream,
+                    _ => Kind::Call,
+                };
                 let method = Method::new(&path, kind, metrics);
                 methods.insert(method.name.clone(), method);
             }
@@ -128,18 +176,19 @@ pub struct CallService {
     calls: Calls,
     participants: Server,
     others: Routes,
-    caller: CallerId,
+    caller: Arc<Caller>,
 }
 
 impl CallService {
     /// `others` are health and reflection.
     pub fn new(calls: Calls, participants: Server, others: Routes) -> Self {
-        Self { calls, participants, others, caller: CallerId::Unknown }
+        let caller = calls.caller(CallerId::Unknown);
+        Self { calls, participants, others, caller }
     }
 
     /// For the calls of one caller.
     pub fn called_by(&self, caller: CallerId) -> Self {
-        Self { caller, ..self.clone() }
+        Self { caller: self.calls.caller(caller), ..self.clone() }
     }
 
     /// Answers a call. The future is to be run by [`super::paced`], or an answer that nobody reads would stay for ever.
@@ -171,10 +220,10 @@ impl CallService {
         let method = ours.unwrap_or(&shared.other).clone();
         let kind = method.kind;
         let span = CallSpan::begin(shared.tracer.get(), &method.name, request.headers());
-        let (call, has_room) = Call::begin(method, span, self.calls.clone());
-        let opened = Opened::new(limits.deadline, self.caller, request.headers());
+        let call = Call::begin(method, span, &self.caller);
+        let opened = Opened::new(limits.deadline, self.caller.id, request.headers());
         request.extensions_mut().insert(opened);
-        let answer = has_room.then(|| self.dispatch(kind, request));
+        let answer = call.place.is_some().then(|| self.dispatch(kind, request));
         async move {
             let response = match answer {
                 Some(answer) => {
@@ -199,7 +248,9 @@ impl CallService {
     {
         match kind {
             // This contract's methods take one request each. Both services are always ready.
-            Kind::Call | Kind::Watcher => Either::Left(self.participants.clone().call(request)),
+            Kind::Call | Kind::Stream | Kind::Watcher => {
+                Either::Left(self.participants.clone().call(request))
+            }
             Kind::Other => {
                 let end_streams = self.calls.0.end_streams.clone();
                 Either::Right(self.others.clone().call(request.map(|body| Requests::new(body, end_streams))))
@@ -243,35 +294,81 @@ struct Call {
     span: CallSpan,
     began: Instant,
     ended: bool,
+    /// None where there was none left for it.
+    place: Option<Place>,
     calls: Calls,
 }
 
+/// A place among the calls in flight.
+struct Place {
+    kind: Kind,
+    caller: Arc<Caller>,
+}
+
+impl Place {
+    /// A caller may have as many calls in flight as places are left, so that nobody takes them all.
+    fn take(kind: Kind, caller: &Arc<Caller>) -> Option<Self> {
+        let CallLimits { in_flight, watchers, .. } = caller.calls.0.limits;
+        let most = [in_flight, watchers, usize::MAX][kind.index()];
+        let place = Self { kind, caller: caller.clone() };
+        let all = caller.calls.0.in_flight[kind.index()].fetch_add(1, Ordering::Relaxed);
+        let own = place.of_caller().map_or(0, |own| own.fetch_add(1, Ordering::Relaxed));
+        (all.saturating_add(own) < most).then_some(place)
+    }
+
+    /// Where the caller's own share counts.
+    fn of_caller(&self) -> Option<&AtomicUsize> {
+        matches!(self.kind, Kind::Call | Kind::Stream).then_some(&self.caller.in_flight)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(own) = self.of_caller() {
+            own.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.caller.calls.0.in_flight[self.kind.index()].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Call {
-    /// The call, and whether there is room for it: one that there is not counts until it is refused.
-    fn begin(method: Arc<Method>, span: CallSpan, calls: Calls) -> (Self, bool) {
-        let CallLimits { in_flight, watchers, .. } = calls.0.limits;
-        let most = [in_flight, watchers, usize::MAX][method.kind as usize];
-        let others = calls.0.in_flight[method.kind as usize].fetch_add(1, Ordering::Relaxed);
+    fn begin(method: Arc<Method>, span: CallSpan, caller: &Arc<Caller>) -> Self {
+        let place = Place::take(method.kind, caller);
         method.metrics.began();
-        if others >= most {
+        if place.is_none() {
             method.metrics.shed();
         }
-        (Self { method, span, began: Instant::now(), ended: false, calls }, others < most)
+        Self { method, span, began: Instant::now(), ended: false, place, calls: caller.calls.clone() }
     }
 
     fn observe(mut self, response: Response<tonic::body::Body>) -> Response<Answer> {
-        pace::give();
+        pace::give(self.patience());
         // An error that comes before any answer is in the headers; else the end is in the trailers.
         if let Some(status) = Status::from_header_map(response.headers()) {
             self.fail(&status);
-            return response.map(|inner| Answer { inner, call: None, stopping: Stopping::default() });
+            return response.map(|inner| Answer {
+                inner,
+                call: None,
+                rest: Bytes::new(),
+                stopping: Stopping::default(),
+            });
         }
-        response.map(|inner| Answer { inner, call: Some(self), stopping: Stopping::default() })
+        response.map(|inner| Answer {
+            inner,
+            call: Some(self),
+            rest: Bytes::new(),
+            stopping: Stopping::default(),
+        })
     }
 
-    /// The trailers of a stream that ends because the gateway does.
-    fn stop<T>(&mut self) -> Frame<T> {
-        let status = status::plain(Reason::ShuttingDown);
+    fn patience(&self) -> Duration {
+        let CallLimits { longest, stall, .. } = self.calls.0.limits;
+        if matches!(self.method.kind, Kind::Stream | Kind::Watcher) { stall } else { longest }
+    }
+
+    /// The trailers of a stream that ends before its end.
+    fn end_early<T>(&mut self, why: Reason) -> Frame<T> {
+        let status = status::plain(why);
         self.fail(&status);
         let mut trailers = HeaderMap::new();
         // It holds no text that a header could not.
@@ -373,7 +470,6 @@ impl Drop for Call {
         if !self.ended {
             self.fail(&Status::cancelled("the caller went away"));
         }
-        self.calls.0.in_flight[self.method.kind as usize].fetch_sub(1, Ordering::Relaxed);
         self.method.metrics.ended();
     }
 }
@@ -419,12 +515,14 @@ pub fn code_name(code: Code) -> &'static str {
 }
 
 pin_project! {
-    /// An answer's body, which notes the status in its trailers and ends when the gateway stops.
+    /// An answer's body, which is given in slices, notes the status in its trailers and ends when the gateway stops.
     pub struct Answer {
         #[pin]
         inner: tonic::body::Body,
         // None where the call has ended with the headers.
         call: Option<Call>,
+        // What is there already of a part that is longer than a slice.
+        rest: Bytes,
         stopping: Stopping,
     }
 }
@@ -433,14 +531,15 @@ impl Answer {
     /// As the gRPC protocol asks for: a client that does not speak it could not read a gRPC status.
     fn to_no_call(status: StatusCode) -> Response<Self> {
         let inner = tonic::body::Body::empty();
-        let mut response = Response::new(Self { inner, call: None, stopping: Stopping::default() });
+        let mut response =
+            Response::new(Self { inner, call: None, rest: Bytes::new(), stopping: Stopping::default() });
         *response.status_mut() = status;
         response
     }
 }
 
 impl Body for Answer {
-    type Data = <tonic::body::Body as Body>::Data;
+    type Data = Bytes;
     type Error = <tonic::body::Body as Body>::Error;
 
     fn poll_frame(
@@ -452,24 +551,36 @@ impl Body for Answer {
         if call.ended {
             return Poll::Ready(None);
         }
+        if !this.rest.is_empty() {
+            pace::give(call.patience());
+            return Poll::Ready(Some(Ok(Frame::data(next_slice(this.rest)))));
+        }
         // A stream's work is done while it is polled, and belongs to the call's span.
-        let Poll::Ready(frame) = call.span.within(|| this.inner.poll_frame(context)) else {
+        let inner = this.inner;
+        let poll = AssertUnwindSafe(|| call.span.within(|| inner.poll_frame(context)));
+        let Ok(polled) = catch_unwind(poll) else {
+            pace::give(call.patience());
+            return Poll::Ready(Some(Ok(call.end_early(Reason::Internal))));
+        };
+        let Poll::Ready(frame) = polled else {
             pace::wait();
             std::task::ready!(this.stopping.poll(&call.calls.0.end_streams, context));
-            pace::give();
-            return Poll::Ready(Some(Ok(call.stop())));
+            pace::give(call.patience());
+            return Poll::Ready(Some(Ok(call.end_early(Reason::ShuttingDown))));
         };
-        pace::give();
+        pace::give(call.patience());
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
         {
             call.end_by(trailers);
         }
-        Poll::Ready(frame)
+        let rest = this.rest;
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|data| first_slice(data, rest)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.call.as_ref().is_some_and(|call| call.ended) || self.inner.is_end_stream()
+        let has_ended = self.call.as_ref().is_some_and(|call| call.ended);
+        self.rest.is_empty() && (has_ended || self.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -477,24 +588,96 @@ impl Body for Answer {
     }
 }
 
+/// hyper hands on all that it is given as soon as the caller has room for a byte, and no longer waits for the caller then:
+/// with more than this at once, its memory would be the caller's for as long as the connection lasts.
+const SLICE: usize = 16 * 1024;
+
+fn first_slice(data: Bytes, rest: &mut Bytes) -> Bytes {
+    if data.len() <= SLICE {
+        return data;
+    }
+    *rest = data;
+    rest.split_to(SLICE)
+}
+
+fn next_slice(rest: &mut Bytes) -> Bytes {
+    if rest.len() > SLICE {
+        return rest.split_to(SLICE);
+    }
+    // The last is a copy: it may stay after the call, and would keep the memory of all before it.
+    Bytes::copy_from_slice(&std::mem::take(rest))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn calls(in_flight: usize) -> Calls {
+        let second = Duration::from_secs(1);
+        let limits = CallLimits { longest: second, stall: second, in_flight, watchers: 1 };
+        let metrics = Metrics::new(None).unwrap();
+        Calls::new(limits, CancellationToken::new(), &metrics, CallLog::default())
+    }
+
+    fn begin(caller: &Arc<Caller>) -> Call {
+        let metrics = Metrics::new(None).unwrap();
+        Call::begin(Method::new("a/Method", Kind::Call, &metrics), CallSpan::Off, caller)
+    }
+
+    fn peer(number: u8) -> CallerId {
+        CallerId::Peer([127, 0, 0, number].into())
+    }
+
     #[tokio::test]
     async fn a_call_that_panics_is_answered_and_not_counted_any_more() {
-        let limits = CallLimits { longest: Duration::from_secs(1), in_flight: 1, watchers: 1 };
-        let metrics = Metrics::new(None).unwrap();
-        let calls = Calls::new(limits, CancellationToken::new(), &metrics, CallLog::default());
-        let method = Method::new("a/Method", Kind::Call, &metrics);
+        let calls = calls(1);
         for _ in 0..3 {
-            let (call, has_room) = Call::begin(method.clone(), CallSpan::Off, calls.clone());
-            assert!(has_room && calls.in_flight() == 1);
-            let answer = in_time(async { panic!("as a bug would") }, Instant::now() + limits.longest).await;
-            let answer = call.observe(answer);
+            let call = begin(&calls.caller(peer(1)));
+            assert!(call.place.is_some() && calls.in_flight() == 1);
+            let answer = in_time(async { panic!("as a bug would") }, Instant::now() + Duration::from_secs(1));
+            let answer = call.observe(answer.await);
             assert_eq!(Status::from_header_map(answer.headers()).unwrap().code(), Code::Internal);
             assert_eq!(calls.in_flight(), 0);
         }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_panics_ends_with_a_status() {
+        let calls = calls(1);
+        let parts = futures_util::stream::poll_fn(|_| -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            panic!("as a bug would")
+        });
+        let body = tonic::body::Body::new(http_body_util::StreamBody::new(parts));
+        let answer = begin(&calls.caller(peer(1))).observe(Response::new(body));
+        let trailers =
+            http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().trailers().cloned();
+        assert_eq!(Status::from_header_map(&trailers.unwrap()).unwrap().code(), Code::Internal);
+        assert_eq!(calls.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_takes_no_place() {
+        let calls = calls(1);
+        let caller = calls.caller(peer(1));
+        let first = begin(&caller);
+        let refused: Vec<_> = (0..3).map(|_| begin(&caller)).collect();
+        assert!(first.place.is_some() && refused.iter().all(|call| call.place.is_none()));
+        assert_eq!(calls.in_flight(), 1);
+        drop(first);
+        assert!(begin(&caller).place.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_callers_connections_share_its_places_and_nobody_is_remembered() {
+        let calls = calls(8);
+        let own: Vec<_> = (0..5).map(|_| begin(&calls.caller(peer(1)))).collect();
+        assert_eq!(own.iter().filter(|call| call.place.is_some()).count(), 4);
+        let others: Vec<_> = (0..3).map(|_| begin(&calls.caller(peer(2)))).collect();
+        assert_eq!(others.iter().filter(|call| call.place.is_some()).count(), 2);
+        assert_eq!(calls.0.callers.lock().unwrap().len(), 2);
+        drop((own, others));
+        assert_eq!(calls.in_flight(), 0);
+        assert!(calls.0.callers.lock().unwrap().is_empty());
     }
 
     #[test]
@@ -503,5 +686,23 @@ mod tests {
         assert_eq!(methods["participant.v1.ParticipantService/GetParticipant"].kind, Kind::Call);
         assert_eq!(methods["participant.v1.ParticipantService/WatchParticipants"].kind, Kind::Watcher);
         assert_eq!(methods.len(), 9);
+    }
+
+    #[test]
+    fn a_long_part_is_given_in_slices() {
+        for length in [1, SLICE, SLICE + 1, 2 * SLICE, 3 * SLICE - 1] {
+            let part: Bytes = (0..=u8::MAX).cycle().take(length).collect();
+            let mut rest = Bytes::new();
+            let mut slices = vec![first_slice(part.clone(), &mut rest)];
+            while !rest.is_empty() {
+                slices.push(next_slice(&mut rest));
+            }
+            assert!(slices.iter().all(|slice| slice.len() <= SLICE));
+            assert_eq!(slices.len(), length.div_ceil(SLICE));
+            assert_eq!(slices.concat(), part);
+            // Alone, the last keeps nothing else's memory.
+            drop((slices.drain(..slices.len() - 1), part));
+            assert!(slices[0].is_unique(), "{length}");
+        }
     }
 }

@@ -15,8 +15,8 @@ use tokio::time::{Sleep, sleep};
 enum Turn {
     /// The gateway's: the caller waits for an answer, or for more of it.
     Gateway,
-    /// The caller's, since the last time that the task ran.
-    NewlyCaller,
+    /// The caller's, since the last time that the task ran, and for so long.
+    NewlyCaller(Duration),
     /// The caller's.
     Caller,
 }
@@ -27,9 +27,9 @@ task_local! {
     static TURN: Cell<Turn>;
 }
 
-/// The caller is given a part of its answer, which it has yet to take.
-pub(super) fn give() {
-    set(Turn::NewlyCaller);
+/// The caller is given a part of its answer, which it has yet to take, within so long.
+pub(super) fn give(patience: Duration) {
+    set(Turn::NewlyCaller(patience));
 }
 
 /// All that there was is taken, and the caller waits.
@@ -42,16 +42,15 @@ fn set(turn: Turn) {
     let _ = TURN.try_with(|it| it.set(turn));
 }
 
-/// Runs a stream to its end, or until its caller has taken nothing of its answer for so long.
-pub fn paced<F: Future<Output = ()>>(stream: F, patience: Duration) -> impl Future<Output = ()> {
-    TURN.scope(Cell::new(Turn::Gateway), Paced { stream, patience, end: None })
+/// Runs a stream to its end, or until its caller has taken nothing of its answer for as long as it may.
+pub fn paced<F: Future<Output = ()>>(stream: F) -> impl Future<Output = ()> {
+    TURN.scope(Cell::new(Turn::Gateway), Paced { stream, end: None })
 }
 
 pin_project! {
     struct Paced<F> {
         #[pin]
         stream: F,
-        patience: Duration,
         // Made when the caller is first waited for, which is never where it reads as fast as it is answered.
         end: Option<Pin<Box<Sleep>>>,
     }
@@ -70,7 +69,7 @@ impl<F: Future<Output = ()>> Future for Paced<F> {
                 wait();
                 *this.end = None;
             }
-            Turn::NewlyCaller => *this.end = Some(Box::pin(sleep(*this.patience))),
+            Turn::NewlyCaller(patience) => *this.end = Some(Box::pin(sleep(patience))),
             Turn::Caller => {}
         }
         match this.end {
@@ -95,12 +94,12 @@ mod tests {
     async fn who_takes_nothing_is_given_up() {
         let began = Instant::now();
         let stream = async {
-            give();
+            give(PATIENCE);
             sleep(Duration::from_secs(20)).await;
-            give();
+            give(PATIENCE);
             pending::<()>().await;
         };
-        paced(stream, PATIENCE).await;
+        paced(stream).await;
         assert_eq!(began.elapsed(), Duration::from_secs(50));
     }
 
@@ -109,7 +108,7 @@ mod tests {
         let began = Instant::now();
         let stream = async {
             sleep(Duration::from_secs(3600)).await;
-            give();
+            give(PATIENCE);
             sleep(Duration::from_secs(20)).await;
             let mut is_later = false;
             wait();
@@ -123,7 +122,7 @@ mod tests {
             .await;
             sleep(Duration::from_secs(3600)).await;
         };
-        paced(stream, PATIENCE).await;
+        paced(stream).await;
         assert_eq!(began.elapsed(), Duration::from_secs(7220));
     }
 }

@@ -18,6 +18,7 @@ use crate::raw;
 use crate::wire::*;
 
 const GET: &str = "/participant.v1.ParticipantService/GetParticipant";
+const LIST: &str = "/participant.v1.ParticipantService/ListParticipants";
 const STREAM: &str = "/participant.v1.ParticipantService/StreamParticipants";
 const INITIAL_WINDOW: u16 = 4;
 
@@ -198,20 +199,47 @@ async fn a_body_that_does_not_come_ends_with_the_calls_time() {
 
 #[tokio::test]
 async fn an_answer_that_nobody_reads_is_given_up() {
-    for (path, body) in [(GET, get_body()), (STREAM, raw::frame(&stream(Face::V1)))] {
-        let mut gateway = Gateway::with(&[("GATEWAY_LIMITS_CALL_TIMEOUT", "300ms")]).await;
+    let get = (GET, get_body(), Duration::from_millis(300));
+    let stream = (STREAM, raw::frame(&stream(Face::V1)), Duration::from_secs(1));
+    for (path, body, patience) in [get, stream] {
+        let limits = [("GATEWAY_LIMITS_CALL_TIMEOUT", "300ms"), ("GATEWAY_LIMITS_STREAM_STALL", "1s")];
+        let mut gateway = Gateway::with(&limits).await;
         let mut wire = Wire::open(gateway.addresses.grpc, &[(INITIAL_WINDOW, 0)]).await;
+        let began = Instant::now();
         wire.writer.send(&call(1, path, &body)).await.unwrap();
         let answer = soon(wire.reader.next_of(HEADERS)).await.unwrap();
         assert_eq!((answer.stream, answer.flags & END_STREAM), (1, 0));
         let reset = soon(wire.reader.next_of(RST_STREAM)).await.unwrap();
         assert_eq!((reset.stream, reset.error()), (1, CANCEL), "{path}");
+        assert!(began.elapsed() >= patience, "{path}: {:?}", began.elapsed());
         until(&gateway, "participant_calls_in_flight", &[], 0.0).await;
         // The connection is still good.
         wire.writer.send(&frame(PING, 0, 0, b"is there")).await.unwrap();
         assert_eq!(soon(wire.reader.next_of(PING)).await.unwrap().payload, b"is there");
         others_are_answered(&mut gateway).await;
     }
+}
+
+/// A gateway, and a call that it answers with tens of kilobytes.
+async fn with_a_long_list(env: &[(&str, &str)]) -> (Gateway, Vec<u8>) {
+    let gateway = Gateway::with(env).await;
+    gateway.sandbox.populate(&Face::V1.conversation(), 100).await;
+    let list = ListParticipantsRequest { page_size: 100, ..Face::V1.list() };
+    (gateway, raw::frame(&list))
+}
+
+#[tokio::test]
+async fn an_answer_of_which_a_byte_is_read_is_given_up() {
+    let (mut gateway, list) = with_a_long_list(&[("GATEWAY_LIMITS_CALL_TIMEOUT", "1s")]).await;
+    let mut wire = Wire::open(gateway.addresses.grpc, &[(INITIAL_WINDOW, 1)]).await;
+    wire.writer.send(&call(1, LIST, &list)).await.unwrap();
+    assert_eq!(soon(wire.reader.next_of(DATA)).await.unwrap().payload.len(), 1);
+    let reset = soon(wire.reader.next_of(RST_STREAM)).await.unwrap();
+    assert_eq!((reset.stream, reset.error()), (1, CANCEL));
+    let calls = "rpc_server_call_duration_seconds_count";
+    until(&gateway, calls, &[("rpc_response_status_code", "CANCELLED")], 1.0).await;
+    until(&gateway, "participant_calls_in_flight", &[], 0.0).await;
+    others_are_answered(&mut gateway).await;
 }
 
 #[tokio::test]
@@ -262,6 +290,29 @@ async fn a_peer_that_is_not_there_any_more_is_found_out() {
     until(&gateway, "participant_connections_open", &[], 1.0).await;
     until(&gateway, "participant_calls_in_flight", &[], 0.0).await;
     others_are_answered(&mut gateway).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_no_byte_any_more_is_hung_up_on() {
+    let (mut gateway, list) = with_a_long_list(&[
+        ("GATEWAY_CONNECTIONS_KEEPALIVE_INTERVAL", "1s"),
+        ("GATEWAY_CONNECTIONS_KEEPALIVE_TIMEOUT", "1s"),
+    ])
+    .await;
+    const WINDOW: u32 = 1 << 30;
+    let wire = Wire::connect_narrow(gateway.addresses.grpc).await;
+    let mut wire = wire.greet(&[(INITIAL_WINDOW, WINDOW)]).await;
+    soon(wire.reader.next_of(SETTINGS)).await.expect("it is served");
+    let mut calls = frame(WINDOW_UPDATE, 0, 0, &WINDOW.to_be_bytes());
+    // More than the sockets hold; from here on nothing is read.
+    for number in 0..100 {
+        calls.extend(call(2 * number + 1, LIST, &list));
+    }
+    wire.writer.send(&calls).await.unwrap();
+    until(&gateway, "participant_connections_open", &[], 1.0).await;
+    until(&gateway, "participant_calls_in_flight", &[], 0.0).await;
+    others_are_answered(&mut gateway).await;
+    drop(wire);
 }
 
 // === How many, and how old
@@ -324,6 +375,29 @@ async fn an_old_connection_is_asked_to_end_and_its_calls_are_answered() {
 }
 
 // === Calls
+
+#[tokio::test]
+async fn no_caller_has_more_calls_than_there_are_places_left() {
+    let gateway = Gateway::with(&[("GATEWAY_LIMITS_CALLS_IN_FLIGHT", "4")]).await;
+    let (address, neighbour) = (gateway.addresses.grpc, [127, 0, 0, 2].into());
+    // Of two connections; a call whose body does not come is in flight.
+    let mut wires = [Wire::open(address, &[]).await, Wire::open(address, &[]).await];
+    for (wire, in_flight) in wires.iter_mut().zip([1.0, 2.0]) {
+        wire.writer.send(&call_without_body(1, GET)).await.unwrap();
+        until(&gateway, "participant_calls_in_flight", &[], in_flight).await;
+    }
+    for wire in &mut wires {
+        wire.writer.send(&call(3, GET, &get_body())).await.unwrap();
+        let refused = soon(wire.reader.next_of(HEADERS)).await.unwrap();
+        assert_eq!((refused.stream, refused.flags & END_STREAM), (3, END_STREAM));
+    }
+    let mut other = Wire::connect_from(neighbour, address).await.greet(&[]).await;
+    other.writer.send(&call(1, GET, &get_body())).await.unwrap();
+    let answer = soon(other.reader.next_of(HEADERS)).await.unwrap();
+    assert_eq!((answer.stream, answer.flags & END_STREAM), (1, 0));
+    let [(label, method)] = shed("GetParticipant");
+    assert_eq!(Scrape::of(&gateway).await.sum("participant_calls_shed_total", &[(label, &method)]), 2.0);
+}
 
 fn overloaded(status: &Status) {
     assert_eq!(told(status), (Code::ResourceExhausted, "LOCAL_CONCURRENCY".into()));

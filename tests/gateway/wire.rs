@@ -16,6 +16,7 @@ pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
 pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 
 pub const END_STREAM: u8 = 1;
@@ -110,6 +111,13 @@ impl Wire {
         Self::of(socket.connect(address).await.unwrap())
     }
 
+    /// With room for little that is not read yet.
+    pub async fn connect_narrow(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        Self::of(socket.connect(address).await.unwrap())
+    }
+
     fn of(stream: TcpStream) -> Self {
         let (reader, writer) = stream.into_split();
         Self { reader: Reader(reader), writer: Writer(writer) }
@@ -117,14 +125,18 @@ impl Wire {
 
     /// The handshake is sent, with these settings.
     pub async fn open(address: SocketAddr, settings: &[(u16, u32)]) -> Self {
-        let mut wire = Self::connect(address).await;
+        Self::connect(address).await.greet(settings).await
+    }
+
+    /// Sends the handshake, with these settings.
+    pub async fn greet(mut self, settings: &[(u16, u32)]) -> Self {
         let settings = settings.iter().flat_map(|(id, value)| {
             id.to_be_bytes().into_iter().chain(value.to_be_bytes()).collect::<Vec<u8>>()
         });
         let mut hello = PREFACE.to_vec();
         hello.extend(frame(SETTINGS, 0, 0, &settings.collect::<Vec<u8>>()));
-        wire.writer.send(&hello).await.unwrap();
-        wire
+        self.writer.send(&hello).await.unwrap();
+        self
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) const SHED: Row = Row {
     kind: "counter",
     unit: "",
     labels: &["rpc.method"],
-    help: "Calls that were refused because `limits.calls_in_flight` or `limits.watchers` were reached",
+    help: "Calls that were refused because `limits.calls_in_flight`, a caller's share of it, or `limits.watchers` was reached",
 };
 pub(super) const CUT: Row = Row {
     name: "participant.calls.cut",
