@@ -158,7 +158,7 @@ impl Participants {
         }
     }
 
-    /// Forgets what a write touched: the conversation, and in which conversations the people are that it was about. The
+    /// Forgets what a write touched that was sent: the conversation, and in which conversations the people are that it was about. The
     /// other replicas are let know when that is done here.
     pub(super) async fn forget<T>(
         &self,
@@ -167,6 +167,10 @@ impl Participants {
         asked: &[Address],
         result: &Result<T, Error>,
     ) {
+        // In an outage the old answer is the best that there is, and nothing speaks against it.
+        if matches!(result, Err(Error::Upstream(error)) if error.was_never_sent()) {
+            return;
+        }
         let told: Vec<&Participant> = told.iter().copied().flatten().collect();
         let may_have_been_processed = match result {
             Ok(_) => true,

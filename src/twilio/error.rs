@@ -189,17 +189,30 @@ impl Error {
     /// Whether Twilio is sure to have done nothing, for a reason that passes: a write with a request id can be repeated with it.
     pub fn nothing_was_done(&self) -> bool {
         match &self.cause {
-            Cause::NotSent(_)
-            | Cause::NoToken(_)
-            | Cause::GivenUp
-            | Cause::CircuitOpen(_)
-            | Cause::Overloaded(_) => true,
             Cause::Answered(problem) => {
                 let is_refused_login =
                     matches!(problem.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
                 problem.is_unprocessed() || is_refused_login
             }
-            Cause::Cut(_) | Cause::TimedOut | Cause::Broken(_) | Cause::Unsupported(_) => false,
+            Cause::Unsupported(_) => false,
+            _ => self.was_never_sent(),
+        }
+    }
+
+    /// Whether Twilio never saw what was asked, or refused an earlier attempt of it unseen, for a reason that passes: it says
+    /// nothing of what is there.
+    pub fn was_never_sent(&self) -> bool {
+        match &self.cause {
+            Cause::NotSent(_)
+            | Cause::NoToken(_)
+            | Cause::GivenUp
+            | Cause::CircuitOpen(_)
+            | Cause::Overloaded(_) => true,
+            Cause::Answered(_)
+            | Cause::Cut(_)
+            | Cause::TimedOut
+            | Cause::Broken(_)
+            | Cause::Unsupported(_) => false,
         }
     }
 

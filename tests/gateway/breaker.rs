@@ -67,6 +67,17 @@ async fn requests_of(
 }
 
 on_both_versions! {
+    async fn a_write_that_is_never_sent_takes_no_answer_from_its_readers(face) {
+        let mut gateway = start().await;
+        gateway.get(face.get()).await.unwrap();
+        gateway.sandbox.fault(json!({ "status": 503 })).await;
+        let error = open(&mut gateway, face.get_fresh()).await;
+        assert_eq!(told(&error), circuit_open());
+        let error = gateway.create(face.create(face.newcomer(1))).await.unwrap_err();
+        assert_eq!(told(&error), circuit_open());
+        assert_eq!(gateway.get(face.get()).await.unwrap().1, CacheStatus::Hit);
+    }
+
     async fn a_run_of_failures_opens_the_circuit_and_nothing_is_sent(face) {
         for fault in [json!({ "status": 503 }), json!({ "status": 500 }), json!({ "cut": "before" }), json!({ "cut": "mid" })] {
             let mut gateway = start().await;
