@@ -17,8 +17,9 @@ use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
+use participant_gateway::access::{Access, Peer};
 use participant_gateway::config::{self, Command, Config, Upstream};
-use participant_gateway::grpc::{self, CallLimits, CallService, Calls};
+use participant_gateway::grpc::{self, CallLimits, Calls, Services};
 use participant_gateway::ids::{
     Accounts, ApiVersion, Call, CallerId, Conversation, ParticipantKey, Segment, route,
 };
@@ -104,10 +105,11 @@ fn hits(criterion: &mut Criterion) {
         in_flight: usize::MAX,
         watchers: usize::MAX,
     };
-    let calls = Calls::new(limits, end, &metrics, config.log.calls);
+    let calls = Calls::new(limits, Access::open(), end, &metrics, config.log.calls);
     let accounts = Accounts::new(account.id.clone(), []);
     let service = grpc::service(participants, accounts, config.watch.heartbeat);
-    let service = CallService::new(calls, service, Routes::default());
+    let service = Services::new(calls, service, Routes::default());
+    let service = service.called_by(Peer { address: [127, 0, 0, 1].into() });
     whole_call(criterion, "cache hit/call", &runtime, |request| service.call(request));
 }
 

@@ -35,6 +35,7 @@ pub use error::{BuildError, RunError};
 pub use greeting::greeting;
 pub use signals::Signals;
 
+use crate::access::Access;
 use crate::config::{Bus, Config, Connections, Drain, Upstream};
 use crate::events::webhook::TIME_LIMIT;
 #[cfg(feature = "kinesis")]
@@ -179,11 +180,11 @@ impl App {
 
         let limits =
             CallLimits { longest: call_timeout, stall: stream_stall, in_flight: calls_in_flight, watchers };
-        let calls = Calls::new(limits, end_streams.clone(), &metrics, log.calls);
+        let calls = Calls::new(limits, Access::open(), end_streams.clone(), &metrics, log.calls);
         let (health, health_service) = tonic_health::server::health_reporter();
         let service = grpc::service(participants.clone(), known, watch.heartbeat);
         let front = Front {
-            service: server::services(calls.clone(), service, health_service)?,
+            services: server::services(calls.clone(), service, health_service)?,
             limits: within_files(connections),
             metrics: metrics.clone(),
         };

@@ -18,7 +18,7 @@ use prost_types::Timestamp;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-pub use call::{Answer, CallLimits, CallService, Calls, code_name};
+pub use call::{Answer, CallLimits, CallService, Calls, Services, code_name};
 pub use pace::paced;
 pub use server::Server;
 pub use status::{DOMAIN, On, Reason, Retry, Row, TABLE, catalogue};

@@ -1,6 +1,6 @@
 //! One gRPC Participant service over Twilio Conversations v1 and v2.
 //!
-//! A call comes in through [`grpc`], which decodes it into a typed intent and asks [`participants`]. That is the heart: it
+//! A call comes in through [`grpc`], which asks [`access`] whose it is, decodes it into a typed intent and asks [`participants`]. That is the heart: it
 //! reads through [`cache`] and writes through [`twilio`], and what it changes it makes the cache forget. [`twilio`] speaks
 //! both REST APIs and tells answers in the contract's own messages, [`proto`], about the things that [`ids`] names. What
 //! Twilio's events tell goes through [`participants`], too, which forgets first and then tells the watchers through [`feed`].
@@ -28,6 +28,8 @@ pub mod feed;
 pub mod participants;
 
 pub mod events;
+
+pub mod access;
 
 pub mod grpc;
 

@@ -16,12 +16,30 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("twilio", &["proto", "ids", "telemetry", "wire"]),
     ("cache", &["proto", "ids", "telemetry"]),
     ("feed", &["proto", "ids", "telemetry"]),
+    ("access", &["ids", "telemetry"]),
     ("participants", &["proto", "ids", "telemetry", "twilio", "cache", "feed"]),
     ("events", &["proto", "ids", "telemetry", "wire", "participants"]),
-    ("grpc", &["proto", "ids", "telemetry", "participants"]),
+    ("grpc", &["proto", "ids", "telemetry", "access", "participants"]),
     ("probe", &["proto", "grpc"]),
-    ("config", &["proto", "ids", "telemetry", "sandbox", "twilio", "participants", "events", "probe"]),
-    ("app", &["proto", "ids", "telemetry", "sandbox", "twilio", "participants", "events", "grpc", "config"]),
+    (
+        "config",
+        &["proto", "ids", "telemetry", "sandbox", "twilio", "access", "participants", "events", "probe"],
+    ),
+    (
+        "app",
+        &[
+            "proto",
+            "ids",
+            "telemetry",
+            "sandbox",
+            "twilio",
+            "access",
+            "participants",
+            "events",
+            "grpc",
+            "config",
+        ],
+    ),
 ];
 
 /// What one file may use beyond its module's row.

@@ -27,9 +27,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::accept::Acceptor;
+use crate::access::Peer;
 use crate::config::Connections;
-use crate::grpc::{CallService, paced};
-use crate::ids::CallerId;
+use crate::grpc::{Services, paced};
 use crate::telemetry::{ConnectionRefused, Metrics};
 
 /// What every client sends first.
@@ -44,7 +44,7 @@ const QUIET: Duration = Duration::from_secs(60);
 /// What serves a connection.
 #[derive(Clone)]
 pub(super) struct Front {
-    pub(super) service: CallService,
+    pub(super) services: Services,
     pub(super) limits: Connections,
     pub(super) metrics: Metrics,
 }
@@ -84,7 +84,7 @@ impl Front {
     async fn connection(self, stream: TcpStream, peer: IpAddr, goaway: CancellationToken) {
         let (stream, spoken) =
             Watched::new(stream, self.limits.keepalive_interval + self.limits.keepalive_timeout);
-        let service = self.service.called_by(CallerId::Peer(peer));
+        let service = self.services.called_by(Peer { address: peer });
         let service = service_fn(move |request| service.call(request));
         let mut connection = pin!(self.http().serve_connection(TokioIo::new(stream), service));
         let is_silent = async {

@@ -4,18 +4,18 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_reflection::server::{Builder, Error};
 
-use crate::grpc::{CallService, Calls, Server};
+use crate::grpc::{Calls, Server, Services};
 use crate::proto;
 
 pub(super) fn services(
     calls: Calls,
     service: Server,
     health: HealthServer<impl Health>,
-) -> Result<CallService, Error> {
+) -> Result<Services, Error> {
     // grpcurl before 1.8.7 asks for v1alpha only, newer tools for v1 first.
     let (reflection, reflection_alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
     let others = Routes::new(health).add_service(reflection).add_service(reflection_alpha).prepare();
-    Ok(CallService::new(calls, service, others))
+    Ok(Services::new(calls, service, others))
 }
 
 /// With the descriptors of the error details: without them grpcurl cannot print an error's details.

@@ -1,22 +1,23 @@
-//! What surrounds every call: its span, its place among those in flight, its deadline, and one log line if it fails.
+//! What surrounds every call: its span, whose it is, its place among those in flight, its deadline, and one log line if it
+//! fails.
 
-use std::collections::HashMap;
+mod answer;
+mod callers;
+mod methods;
+
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::task::{Context, Poll};
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, ready};
 use http::{HeaderMap, Request, Response, StatusCode, header};
-use http_body::{Body, Frame, SizeHint};
-use pin_project_lite::pin_project;
+use http_body::{Body, Frame};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -27,11 +28,13 @@ use tracing::{info, warn};
 
 use super::deadline::Limits;
 use super::status::{self, Reason};
-use super::stopping::{Requests, Stopping};
+use super::stopping::Requests;
 use super::{Opened, Server, pace};
-use crate::ids::CallerId;
-use crate::proto::{self, Message as _};
-use crate::telemetry::{CallLog, CallSpan, CallTracer, MethodMetrics, Metrics};
+use crate::access::{Access, Identity, Peer, Unauthenticated};
+use crate::telemetry::{CallLog, CallSpan, CallTracer, Metrics};
+pub use answer::Answer;
+use callers::{Caller, Callers, Place, Places};
+use methods::{Kind, Method, Methods};
 
 /// How long a call may take, and how many there may be at once. What is more is refused at once: a queue would only grow
 /// old, and its callers give up while it does.
@@ -53,61 +56,27 @@ pub struct Calls(Arc<Shared>);
 
 struct Shared {
     limits: CallLimits,
-    methods: HashMap<Arc<str>, Arc<Method>>,
-    other: Arc<Method>,
-    in_flight: [AtomicUsize; 3],
-    /// Those who are connected.
-    callers: Mutex<HashMap<CallerId, Weak<Caller>>>,
+    methods: Methods,
+    access: Access,
+    callers: Callers,
     end_streams: CancellationToken,
     tracer: OnceLock<CallTracer>,
     log: CallLog,
 }
 
-/// A method as spans, metrics and log lines call it, and what counts its calls.
-struct Method {
-    name: Arc<str>,
-    kind: Kind,
-    metrics: MethodMetrics,
-}
-
-impl Method {
-    fn new(name: &str, kind: Kind, metrics: &Metrics) -> Arc<Self> {
-        let name = name.into();
-        let metrics = metrics.of_method(&name);
-        Arc::new(Self { name, kind, metrics })
-    }
-}
-
-/// What a call counts among.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// This contract's, but for watchers.
-    Call,
-    /// One of those that is answered in many parts.
-    Stream,
-    Watcher,
-    /// Health and reflection, which are never refused: a restart would be the answer to a health check that fails.
-    Other,
-}
-
-impl Kind {
-    /// Its counter.
-    fn index(self) -> usize {
-        match self {
-            Self::Call | Self::Stream => 0,
-            Self::Watcher => 1,
-            Self::Other => 2,
-        }
-    }
-}
-
 impl Calls {
     /// `end_streams` ends every stream, reflection's and a health watcher's among them: a graceful shutdown would wait for
     /// them for ever.
-    pub fn new(limits: CallLimits, end_streams: CancellationToken, metrics: &Metrics, log: CallLog) -> Self {
-        let (methods, other) = (methods(metrics), Method::new("_OTHER", Kind::Other, metrics));
-        let (in_flight, callers, tracer) = Default::default();
-        Self(Arc::new(Shared { limits, methods, other, in_flight, callers, end_streams, tracer, log }))
+    pub fn new(
+        limits: CallLimits,
+        access: Access,
+        end_streams: CancellationToken,
+        metrics: &Metrics,
+        log: CallLog,
+    ) -> Self {
+        let (methods, tracer) = (Methods::new(metrics), OnceLock::new());
+        let callers = Callers::new(Places { calls: limits.in_flight, watchers: limits.watchers });
+        Self(Arc::new(Shared { limits, methods, access, callers, end_streams, tracer, log }))
     }
 
     /// Gives every call from now on a span. The first tracer stays.
@@ -115,82 +84,45 @@ impl Calls {
         let _ = self.0.tracer.set(tracer);
     }
 
-    /// One for all connections of a caller.
-    fn caller(&self, id: CallerId) -> Arc<Caller> {
-        let mut callers = self.0.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = callers.entry(id).or_default();
-        known.upgrade().unwrap_or_else(|| {
-            let caller = Arc::new(Caller { id, in_flight: AtomicUsize::new(0), calls: self.clone() });
-            *known = Arc::downgrade(&caller);
-            caller
-        })
-    }
-
     /// How many calls have begun and not ended.
     pub fn in_flight(&self) -> usize {
-        self.0.in_flight.iter().map(|kind| kind.load(Ordering::Relaxed)).sum()
+        self.0.callers.in_flight()
     }
 }
 
-/// Who is connected, and the calls that it has in flight, watchers apart.
-struct Caller {
-    id: CallerId,
-    in_flight: AtomicUsize,
-    calls: Calls,
-}
-
-impl Drop for Caller {
-    fn drop(&mut self) {
-        let mut callers = self.calls.0.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        // It may have come back meanwhile.
-        if callers.get(&self.id).is_some_and(|known| known.strong_count() == 0) {
-            callers.remove(&self.id);
-        }
-    }
-}
-
-/// The paths of this contract's methods: the values that the span's `rpc.method` may take.
-fn methods(metrics: &Metrics) -> HashMap<Arc<str>, Arc<Method>> {
-    let set = prost_types::FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET).unwrap_or_default();
-    let mut methods = HashMap::new();
-    for file in &set.file {
-        for service in &file.service {
-            for method in &service.method {
-                let path = format!("{}.{}/{}", file.package(), service.name(), method.name());
-                let kind = match method.name() {
-                    "WatchParticipants" => Kind::Watcher,
-                    _ if method.server_streaming() => Kind::Stream,
-                    _ => Kind::Call,
-                };
-                let method = Method::new(&path, kind, metrics);
-                methods.insert(method.name.clone(), method);
-            }
-        }
-    }
-    methods
-}
-
-/// The services, as one caller meets them: gives every call a span, a deadline and an end that is logged.
+/// The services: each connection has a [`CallService`] of them.
 #[derive(Clone)]
-pub struct CallService {
+pub struct Services {
     calls: Calls,
     participants: Server,
     others: Routes,
-    caller: Arc<Caller>,
+}
+
+impl Services {
+    /// `others` are health and reflection.
+    pub fn new(calls: Calls, participants: Server, others: Routes) -> Self {
+        Self { calls, participants, others }
+    }
+
+    /// For the calls of one connection.
+    pub fn called_by(&self, peer: Peer) -> CallService {
+        let Shared { access, callers, .. } = &*self.calls.0;
+        let caller = access.of_connection(&peer).map(|identity| callers.get(identity));
+        CallService { services: self.clone(), peer, caller }
+    }
+}
+
+/// The services, as one connection meets them: tells whose each call is, gives it a span, a deadline and an end that is
+/// logged.
+#[derive(Clone)]
+pub struct CallService {
+    services: Services,
+    peer: Peer,
+    /// None where each call has to say whose it is.
+    caller: Option<Arc<Caller>>,
 }
 
 impl CallService {
-    /// `others` are health and reflection.
-    pub fn new(calls: Calls, participants: Server, others: Routes) -> Self {
-        let caller = calls.caller(CallerId::Unknown);
-        Self { calls, participants, others, caller }
-    }
-
-    /// For the calls of one caller.
-    pub fn called_by(&self, caller: CallerId) -> Self {
-        Self { caller: self.calls.caller(caller), ..self.clone() }
-    }
-
     /// Answers a call. The future is to be run by [`super::paced`], or an answer that nobody reads would stay for ever.
     pub fn call<B>(
         &self,
@@ -214,28 +146,52 @@ impl CallService {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>> + Send,
     {
-        let shared = &self.calls.0;
-        let limits = Limits::of(request.headers(), shared.limits.longest);
-        let ours = shared.methods.get(request.uri().path().trim_start_matches('/'));
-        let method = ours.unwrap_or(&shared.other).clone();
+        let calls = self.services.calls.clone();
+        let limits = Limits::of(request.headers(), calls.0.limits.longest);
+        let method = calls.0.methods.find(request.uri().path());
         let kind = method.kind;
-        let span = CallSpan::begin(shared.tracer.get(), &method.name, request.headers());
-        let call = Call::begin(method, span, &self.caller);
-        let opened = Opened::new(limits.deadline, self.caller.id, request.headers());
-        request.extensions_mut().insert(opened);
-        let answer = call.place.is_some().then(|| self.dispatch(kind, request));
+        let span = CallSpan::begin(calls.0.tracer.get(), &method.name, request.headers());
+        let (caller, services) = (self.caller_of(kind, request.headers()), self.services.clone());
+        let mut call = Call::begin(method, span, calls);
         async move {
-            let response = match answer {
-                Some(answer) => {
-                    let mut answer = pin!(in_time(answer, limits.fires));
-                    poll_fn(|context| call.span.within(|| answer.as_mut().poll(context))).await
+            let caller = match caller.await {
+                Ok(caller) => caller,
+                Err(Unauthenticated) => {
+                    return Ok(call.observe(status::plain(Reason::Unauthenticated).into_http()));
                 }
-                None => status::shed().into_http(),
             };
+            let opened = Opened::new(limits.deadline, caller.identity.id(), request.headers());
+            request.extensions_mut().insert(opened);
+            if !call.has_room(caller) {
+                return Ok(call.observe(status::shed().into_http()));
+            }
+            let mut answer = pin!(in_time(services.dispatch(kind, request), limits.fires));
+            let response = poll_fn(|context| call.span.within(|| answer.as_mut().poll(context))).await;
             Ok(call.observe(response))
         }
     }
 
+    /// Whose a call is. Health is asked for by whoever keeps the process running, who has no name.
+    fn caller_of(
+        &self,
+        kind: Kind,
+        headers: &HeaderMap,
+    ) -> impl Future<Output = Result<Arc<Caller>, Unauthenticated>> + Send + use<> {
+        let Shared { access, callers, .. } = &*self.services.calls.0;
+        match &self.caller {
+            Some(caller) => Either::Left(ready(Ok(caller.clone()))),
+            None if kind == Kind::Other => {
+                Either::Left(ready(Ok(callers.get(Identity::of_address(self.peer.address)))))
+            }
+            None => {
+                let (identity, callers) = (access.of_call(&self.peer, headers), callers.clone());
+                Either::Right(async move { Ok(callers.get(identity.await?)) })
+            }
+        }
+    }
+}
+
+impl Services {
     /// By the method alone: tonic's router would look the path up once more, and box the call twice.
     fn dispatch<B>(
         &self,
@@ -294,51 +250,23 @@ struct Call {
     span: CallSpan,
     began: Instant,
     ended: bool,
-    /// None where there was none left for it.
+    /// None as long as nobody knows whose it is, and where there was none left for it.
     place: Option<Place>,
     calls: Calls,
 }
 
-/// A place among the calls in flight.
-struct Place {
-    kind: Kind,
-    caller: Arc<Caller>,
-}
-
-impl Place {
-    /// A caller may have as many calls in flight as places are left, so that nobody takes them all.
-    fn take(kind: Kind, caller: &Arc<Caller>) -> Option<Self> {
-        let CallLimits { in_flight, watchers, .. } = caller.calls.0.limits;
-        let most = [in_flight, watchers, usize::MAX][kind.index()];
-        let place = Self { kind, caller: caller.clone() };
-        let all = caller.calls.0.in_flight[kind.index()].fetch_add(1, Ordering::Relaxed);
-        let own = place.of_caller().map_or(0, |own| own.fetch_add(1, Ordering::Relaxed));
-        (all.saturating_add(own) < most).then_some(place)
-    }
-
-    /// Where the caller's own share counts.
-    fn of_caller(&self) -> Option<&AtomicUsize> {
-        matches!(self.kind, Kind::Call | Kind::Stream).then_some(&self.caller.in_flight)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(own) = self.of_caller() {
-            own.fetch_sub(1, Ordering::Relaxed);
-        }
-        self.caller.calls.0.in_flight[self.kind.index()].fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Call {
-    fn begin(method: Arc<Method>, span: CallSpan, caller: &Arc<Caller>) -> Self {
-        let place = Place::take(method.kind, caller);
+    fn begin(method: Arc<Method>, span: CallSpan, calls: Calls) -> Self {
         method.metrics.began();
-        if place.is_none() {
-            method.metrics.shed();
+        Self { method, span, began: Instant::now(), ended: false, place: None, calls }
+    }
+
+    fn has_room(&mut self, caller: Arc<Caller>) -> bool {
+        self.place = Place::take(self.method.kind, caller);
+        if self.place.is_none() {
+            self.method.metrics.shed();
         }
-        Self { method, span, began: Instant::now(), ended: false, place, calls: caller.calls.clone() }
+        self.place.is_some()
     }
 
     fn observe(mut self, response: Response<tonic::body::Body>) -> Response<Answer> {
@@ -346,19 +274,9 @@ impl Call {
         // An error that comes before any answer is in the headers; else the end is in the trailers.
         if let Some(status) = Status::from_header_map(response.headers()) {
             self.fail(&status);
-            return response.map(|inner| Answer {
-                inner,
-                call: None,
-                rest: Bytes::new(),
-                stopping: Stopping::default(),
-            });
+            return response.map(|inner| Answer::of(inner, None));
         }
-        response.map(|inner| Answer {
-            inner,
-            call: Some(self),
-            rest: Bytes::new(),
-            stopping: Stopping::default(),
-        })
+        response.map(|inner| Answer::of(inner, Some(self)))
     }
 
     fn patience(&self) -> Duration {
@@ -514,195 +432,29 @@ pub fn code_name(code: Code) -> &'static str {
     }
 }
 
-pin_project! {
-    /// An answer's body, which is given in slices, notes the status in its trailers and ends when the gateway stops.
-    pub struct Answer {
-        #[pin]
-        inner: tonic::body::Body,
-        // None where the call has ended with the headers.
-        call: Option<Call>,
-        // What is there already of a part that is longer than a slice.
-        rest: Bytes,
-        stopping: Stopping,
-    }
-}
-
-impl Answer {
-    /// As the gRPC protocol asks for: a client that does not speak it could not read a gRPC status.
-    fn to_no_call(status: StatusCode) -> Response<Self> {
-        let inner = tonic::body::Body::empty();
-        let mut response =
-            Response::new(Self { inner, call: None, rest: Bytes::new(), stopping: Stopping::default() });
-        *response.status_mut() = status;
-        response
-    }
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = <tonic::body::Body as Body>::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let this = self.project();
-        let Some(call) = this.call else { return this.inner.poll_frame(context) };
-        if call.ended {
-            return Poll::Ready(None);
-        }
-        if !this.rest.is_empty() {
-            pace::give(call.patience());
-            return Poll::Ready(Some(Ok(Frame::data(next_slice(this.rest)))));
-        }
-        // A stream's work is done while it is polled, and belongs to the call's span.
-        let inner = this.inner;
-        let poll = AssertUnwindSafe(|| call.span.within(|| inner.poll_frame(context)));
-        let Ok(polled) = catch_unwind(poll) else {
-            pace::give(call.patience());
-            return Poll::Ready(Some(Ok(call.end_early(Reason::Internal))));
-        };
-        let Poll::Ready(frame) = polled else {
-            pace::wait();
-            std::task::ready!(this.stopping.poll(&call.calls.0.end_streams, context));
-            pace::give(call.patience());
-            return Poll::Ready(Some(Ok(call.end_early(Reason::ShuttingDown))));
-        };
-        pace::give(call.patience());
-        if let Some(Ok(frame)) = &frame
-            && let Some(trailers) = frame.trailers_ref()
-        {
-            call.end_by(trailers);
-        }
-        let rest = this.rest;
-        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|data| first_slice(data, rest)))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        let has_ended = self.call.as_ref().is_some_and(|call| call.ended);
-        self.rest.is_empty() && (has_ended || self.inner.is_end_stream())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-/// hyper hands on all that it is given as soon as the caller has room for a byte, and no longer waits for the caller then:
-/// with more than this at once, its memory would be the caller's for as long as the connection lasts.
-const SLICE: usize = 16 * 1024;
-
-fn first_slice(data: Bytes, rest: &mut Bytes) -> Bytes {
-    if data.len() <= SLICE {
-        return data;
-    }
-    *rest = data;
-    rest.split_to(SLICE)
-}
-
-fn next_slice(rest: &mut Bytes) -> Bytes {
-    if rest.len() > SLICE {
-        return rest.split_to(SLICE);
-    }
-    // The last is a copy: it may stay after the call, and would keep the memory of all before it.
-    Bytes::copy_from_slice(&std::mem::take(rest))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn calls(in_flight: usize) -> Calls {
+    pub(super) fn begin() -> Call {
         let second = Duration::from_secs(1);
-        let limits = CallLimits { longest: second, stall: second, in_flight, watchers: 1 };
+        let limits = CallLimits { longest: second, stall: second, in_flight: 1, watchers: 1 };
         let metrics = Metrics::new(None).unwrap();
-        Calls::new(limits, CancellationToken::new(), &metrics, CallLog::default())
-    }
-
-    fn begin(caller: &Arc<Caller>) -> Call {
-        let metrics = Metrics::new(None).unwrap();
-        Call::begin(Method::new("a/Method", Kind::Call, &metrics), CallSpan::Off, caller)
-    }
-
-    fn peer(number: u8) -> CallerId {
-        CallerId::Peer([127, 0, 0, number].into())
+        let calls =
+            Calls::new(limits, Access::open(), CancellationToken::new(), &metrics, CallLog::default());
+        let caller = calls.0.callers.get(Identity::of_address([127, 0, 0, 1].into()));
+        let mut call = Call::begin(Method::new("a/Method", Kind::Call, &metrics), CallSpan::Off, calls);
+        assert!(call.has_room(caller) && call.calls.in_flight() == 1);
+        call
     }
 
     #[tokio::test]
     async fn a_call_that_panics_is_answered_and_not_counted_any_more() {
-        let calls = calls(1);
-        for _ in 0..3 {
-            let call = begin(&calls.caller(peer(1)));
-            assert!(call.place.is_some() && calls.in_flight() == 1);
-            let answer = in_time(async { panic!("as a bug would") }, Instant::now() + Duration::from_secs(1));
-            let answer = call.observe(answer.await);
-            assert_eq!(Status::from_header_map(answer.headers()).unwrap().code(), Code::Internal);
-            assert_eq!(calls.in_flight(), 0);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_panics_ends_with_a_status() {
-        let calls = calls(1);
-        let parts = futures_util::stream::poll_fn(|_| -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-            panic!("as a bug would")
-        });
-        let body = tonic::body::Body::new(http_body_util::StreamBody::new(parts));
-        let answer = begin(&calls.caller(peer(1))).observe(Response::new(body));
-        let trailers =
-            http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().trailers().cloned();
-        assert_eq!(Status::from_header_map(&trailers.unwrap()).unwrap().code(), Code::Internal);
+        let call = begin();
+        let calls = call.calls.clone();
+        let answer = in_time(async { panic!("as a bug would") }, Instant::now() + Duration::from_secs(1));
+        let answer = call.observe(answer.await);
+        assert_eq!(Status::from_header_map(answer.headers()).unwrap().code(), Code::Internal);
         assert_eq!(calls.in_flight(), 0);
-    }
-
-    #[tokio::test]
-    async fn what_is_refused_takes_no_place() {
-        let calls = calls(1);
-        let caller = calls.caller(peer(1));
-        let first = begin(&caller);
-        let refused: Vec<_> = (0..3).map(|_| begin(&caller)).collect();
-        assert!(first.place.is_some() && refused.iter().all(|call| call.place.is_none()));
-        assert_eq!(calls.in_flight(), 1);
-        drop(first);
-        assert!(begin(&caller).place.is_some());
-    }
-
-    #[tokio::test]
-    async fn a_callers_connections_share_its_places_and_nobody_is_remembered() {
-        let calls = calls(8);
-        let own: Vec<_> = (0..5).map(|_| begin(&calls.caller(peer(1)))).collect();
-        assert_eq!(own.iter().filter(|call| call.place.is_some()).count(), 4);
-        let others: Vec<_> = (0..3).map(|_| begin(&calls.caller(peer(2)))).collect();
-        assert_eq!(others.iter().filter(|call| call.place.is_some()).count(), 2);
-        assert_eq!(calls.0.callers.lock().unwrap().len(), 2);
-        drop((own, others));
-        assert_eq!(calls.in_flight(), 0);
-        assert!(calls.0.callers.lock().unwrap().is_empty());
-    }
-
-    #[test]
-    fn the_methods_are_the_contracts() {
-        let methods = methods(&Metrics::new(None).unwrap());
-        assert_eq!(methods["participant.v1.ParticipantService/GetParticipant"].kind, Kind::Call);
-        assert_eq!(methods["participant.v1.ParticipantService/WatchParticipants"].kind, Kind::Watcher);
-        assert_eq!(methods.len(), 9);
-    }
-
-    #[test]
-    fn a_long_part_is_given_in_slices() {
-        for length in [1, SLICE, SLICE + 1, 2 * SLICE, 3 * SLICE - 1] {
-            let part: Bytes = (0..=u8::MAX).cycle().take(length).collect();
-            let mut rest = Bytes::new();
-            let mut slices = vec![first_slice(part.clone(), &mut rest)];
-            while !rest.is_empty() {
-                slices.push(next_slice(&mut rest));
-            }
-            assert!(slices.iter().all(|slice| slice.len() <= SLICE));
-            assert_eq!(slices.len(), length.div_ceil(SLICE));
-            assert_eq!(slices.concat(), part);
-            // Alone, the last keeps nothing else's memory.
-            drop((slices.drain(..slices.len() - 1), part));
-            assert!(slices[0].is_unique(), "{length}");
-        }
     }
 }

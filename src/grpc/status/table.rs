@@ -11,6 +11,10 @@ pub enum Reason {
     InvalidRequest,
     /// The page token is damaged or another list's.
     InvalidPageToken,
+    /// The caller has not proven who it is.
+    Unauthenticated,
+    /// The caller may not do this.
+    NotAllowed,
     /// The gateway has no such account.
     AccountUnknown,
     /// The API version has no such operation.
@@ -65,6 +69,8 @@ impl Reason {
         match self {
             Self::InvalidRequest => "INVALID_REQUEST",
             Self::InvalidPageToken => "INVALID_PAGE_TOKEN",
+            Self::Unauthenticated => "UNAUTHENTICATED",
+            Self::NotAllowed => "NOT_ALLOWED",
             Self::AccountUnknown => "ACCOUNT_UNKNOWN",
             Self::OperationNotSupportedByUpstream => "OPERATION_NOT_SUPPORTED_BY_UPSTREAM",
             Self::UpstreamRejectedArgument => "UPSTREAM_REJECTED_ARGUMENT",
@@ -101,6 +107,8 @@ impl Reason {
             Self::Deadline | Self::UpstreamContractBroken => Retry::NeverOnceSent,
             Self::InvalidRequest
             | Self::InvalidPageToken
+            | Self::Unauthenticated
+            | Self::NotAllowed
             | Self::AccountUnknown
             | Self::OperationNotSupportedByUpstream
             | Self::UpstreamRejectedArgument
@@ -124,6 +132,10 @@ impl Reason {
         match self {
             Self::InvalidRequest => "correct the fields that `BadRequest` lists",
             Self::InvalidPageToken => "begin the list again; a token belongs to one list of one account",
+            Self::Unauthenticated => {
+                "prove who you are in a way that `auth.mode` names; on-call: read the log line of the call"
+            }
+            Self::NotAllowed => "ask for a rule in the policy that allows it",
             Self::AccountUnknown => "configure the account, or leave `account_id` empty",
             Self::OperationNotSupportedByUpstream => "this API version cannot do it",
             Self::UpstreamRejectedArgument => "read the page that `Help` links",
@@ -241,6 +253,8 @@ const fn ours(reason: Reason, code: Code, message: &'static str) -> Row {
 pub const TABLE: &[Row] = &[
     ours(Reason::InvalidRequest, Code::InvalidArgument, "the request is not valid"),
     ours(Reason::InvalidPageToken, Code::InvalidArgument, "the page token is not one of this list"),
+    ours(Reason::Unauthenticated, Code::Unauthenticated, "the caller has not proven who it is"),
+    ours(Reason::NotAllowed, Code::PermissionDenied, "the caller may not do this"),
     ours(Reason::AccountUnknown, Code::InvalidArgument, "the gateway is not configured for this account"),
     ours(
         Reason::OperationNotSupportedByUpstream,
@@ -465,6 +479,8 @@ mod tests {
         for reason in [
             Reason::InvalidRequest,
             Reason::InvalidPageToken,
+            Reason::Unauthenticated,
+            Reason::NotAllowed,
             Reason::AccountUnknown,
             Reason::OperationNotSupportedByUpstream,
             Reason::UpstreamRejectedArgument,
