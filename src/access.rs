@@ -1,11 +1,13 @@
 //! Who calls, and what they may do.
 
+mod certificate;
 mod identity;
 mod mode;
 
 use futures_util::future::BoxFuture;
 use http::HeaderMap;
 
+pub use certificate::Certificate;
 pub use identity::{Identity, Peer};
 pub use mode::{Mode, NoMode};
 

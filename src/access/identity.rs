@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::Certificate;
 use crate::ids::CallerId;
 
 /// The other end of a connection, as far as the connection itself tells.
@@ -11,6 +12,8 @@ use crate::ids::CallerId;
 pub struct Peer {
     /// Where it connects from.
     pub address: IpAddr,
+    /// The certificate that it has proven to be its own, where the connection asked for one.
+    pub certificate: Option<Arc<Certificate>>,
 }
 
 /// Who calls, once that is proven, or where it need not be.

@@ -84,7 +84,7 @@ impl Front {
     async fn connection(self, stream: TcpStream, peer: IpAddr, goaway: CancellationToken) {
         let (stream, spoken) =
             Watched::new(stream, self.limits.keepalive_interval + self.limits.keepalive_timeout);
-        let service = self.services.called_by(Peer { address: peer });
+        let service = self.services.called_by(Peer { address: peer, certificate: None });
         let service = service_fn(move |request| service.call(request));
         let mut connection = pin!(self.http().serve_connection(TokioIo::new(stream), service));
         let is_silent = async {
