@@ -109,7 +109,7 @@ fn hits(criterion: &mut Criterion) {
     let accounts = Accounts::new(account.id.clone(), []);
     let service = grpc::service(participants, accounts, config.watch.heartbeat);
     let service = Services::new(calls, service, Routes::default());
-    let service = service.called_by(Peer { address: [127, 0, 0, 1].into() });
+    let service = service.called_by(Peer { address: [127, 0, 0, 1].into(), certificate: None });
     whole_call(criterion, "cache hit/call", &runtime, |request| service.call(request));
 }
 

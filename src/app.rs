@@ -10,6 +10,7 @@ mod public;
 mod ready_file;
 mod server;
 mod signals;
+mod stream;
 
 #[cfg(feature = "kinesis")]
 use std::collections::HashSet;
@@ -46,6 +47,7 @@ use crate::participants::{Feed, Freshness, PageTokens, Participants};
 use crate::proto::participant_service_server::ParticipantServiceServer;
 use crate::sandbox::{self, Sandbox};
 use crate::telemetry::{LogFilter, Metrics, Telemetry};
+use crate::tls::Tls;
 use crate::twilio::{Account, Credentials, Secret, Twilio};
 use admin::Readiness;
 use connections::Front;
@@ -81,7 +83,9 @@ pub struct App {
     grpc: TcpListener,
     front: Front,
     admin: TcpListener,
-    events: Option<(TcpListener, axum::Router)>,
+    events: Option<(TcpListener, Option<Tls>, axum::Router)>,
+    /// What reads its files again.
+    tls: Vec<Tls>,
     sandbox: Option<Sandbox>,
     participants: Participants,
     #[cfg(feature = "kinesis")]
@@ -106,6 +110,7 @@ impl App {
     pub async fn build(config: Config) -> Result<Self, BuildError> {
         let Config {
             grpc_listen,
+            tls,
             admin_listen,
             ready_file,
             upstream,
@@ -173,8 +178,9 @@ impl App {
 
         let events = events.map(|bound| {
             let routes = events::routes(&bound, &accounts, participants.clone(), metrics.clone());
-            (bound.listener, routes)
+            (bound.listener, bound.tls, routes)
         });
+        let of_events = events.as_ref().and_then(|(_, tls, _)| tls.clone());
         let files = accounts.iter().flat_map(Account::spare_tokens).chain(&page_token_key);
         let files = files.filter(|secret| secret.is_file()).cloned().collect();
 
@@ -185,6 +191,7 @@ impl App {
         let service = grpc::service(participants.clone(), known, watch.heartbeat);
         let front = Front {
             services: server::services(calls.clone(), service, health_service)?,
+            tls: tls.clone(),
             limits: within_files(connections),
             metrics: metrics.clone(),
         };
@@ -194,6 +201,7 @@ impl App {
             front,
             admin,
             events,
+            tls: tls.into_iter().chain(of_events).collect(),
             sandbox,
             participants,
             #[cfg(feature = "kinesis")]
@@ -258,8 +266,12 @@ impl App {
                 ending("a secret's upkeep", upkeep.map(Ok::<_, Infallible>)).await
             });
         }
-        if let Some((listener, routes)) = self.events {
-            let serving = public::serve(listener, routes, public::Limits::default(), goaway.clone());
+        for tls in self.tls {
+            let upkeep = tls.upkeep(self.reload_interval, self.metrics.clone(), end.clone());
+            servers.spawn(ending("the upkeep of TLS", upkeep.map(Ok::<_, Infallible>)));
+        }
+        if let Some((listener, tls, routes)) = self.events {
+            let serving = public::serve(listener, tls, routes, public::Limits::default(), goaway.clone());
             events.spawn(ending("the events listener", serving));
         }
         let mut grpc = JoinSet::new();

@@ -6,8 +6,10 @@ mod bus;
 mod cache;
 mod cli;
 mod events;
+mod exposure;
 mod settings;
 mod source;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -25,6 +27,7 @@ use crate::events::kinesis;
 use crate::participants::{CacheSettings, Capacity, Lifetimes, RedisSettings};
 use crate::sandbox;
 use crate::telemetry::{CallLog, Export, LogFormat, LogSettings, Protocol};
+use crate::tls::Tls;
 use crate::twilio::{self, Account, Credentials, Secret};
 use source::Sources;
 
@@ -36,6 +39,8 @@ pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub struct Config {
     /// Address of the gRPC listener.
     pub grpc_listen: SocketAddr,
+    /// Its TLS, where it has any.
+    pub tls: Option<Tls>,
     /// Address of the admin listener.
     pub admin_listen: SocketAddr,
     /// Written once the gateway serves.
@@ -260,9 +265,13 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
         sources.problem(place, "this build cannot read it: build the gateway with its feature kinesis");
     }
     let (cache, lifetimes) = cache::read(sources);
+    let grpc_listen = sources.optional("grpc.listen", listen);
+    let tls = tls::read_grpc(sources);
+    exposure::check(sources, grpc_listen, tls.as_ref());
     let export = Export { traces: otlp(sources, "TRACES"), metrics: otlp(sources, "METRICS") };
     Config {
-        grpc_listen: sources.optional("grpc.listen", listen).unwrap_or(NOWHERE),
+        grpc_listen: grpc_listen.unwrap_or(NOWHERE),
+        tls,
         admin_listen: sources.optional("admin.listen", listen).unwrap_or(NOWHERE),
         ready_file: sources.optional("ready_file", str::parse::<PathBuf>),
         events: events::read(sources, &upstream),

@@ -31,6 +31,8 @@ pub mod events;
 
 pub mod access;
 
+pub mod tls;
+
 pub mod grpc;
 
 pub mod probe;

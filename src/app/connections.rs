@@ -22,15 +22,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::accept::Acceptor;
+use super::stream::{Socket, Stream};
 use crate::access::Peer;
 use crate::config::Connections;
 use crate::grpc::{Services, paced};
 use crate::telemetry::{ConnectionRefused, Metrics};
+use crate::tls::Tls;
 
 /// What every client sends first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -45,6 +47,7 @@ const QUIET: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(super) struct Front {
     pub(super) services: Services,
+    pub(super) tls: Option<Tls>,
     pub(super) limits: Connections,
     pub(super) metrics: Metrics,
 }
@@ -82,16 +85,33 @@ impl Front {
     }
 
     async fn connection(self, stream: TcpStream, peer: IpAddr, goaway: CancellationToken) {
-        let (stream, spoken) =
-            Watched::new(stream, self.limits.keepalive_interval + self.limits.keepalive_timeout);
-        let service = self.services.called_by(Peer { address: peer, certificate: None });
+        // From here on, and not only once hands are shaken.
+        let mut silence = pin!(async {
+            tokio::select! {
+                () = sleep(self.limits.handshake_timeout) => {}
+                () = async { goaway.cancelled().await; sleep(LAST_WORD).await } => {}
+            }
+        });
+        let socket = Socket::new(stream, self.limits.keepalive_interval + self.limits.keepalive_timeout);
+        let accepted = tokio::select! {
+            accepted = Stream::accept(socket, self.tls.as_ref()) => accepted,
+            () = silence.as_mut() => return self.metrics.connection_refused(ConnectionRefused::Silent),
+        };
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(error) => {
+                debug!(%peer, "a connection has not got through the handshake of TLS: {error}");
+                return self.metrics.connection_refused(ConnectionRefused::Tls);
+            }
+        };
+        let service = self.services.called_by(Peer { address: peer, certificate: stream.certificate() });
         let service = service_fn(move |request| service.call(request));
+        let (stream, spoken) = Watched::new(stream);
         let mut connection = pin!(self.http().serve_connection(TokioIo::new(stream), service));
         let is_silent = async {
             tokio::select! {
                 _ = spoken => false,
-                () = sleep(self.limits.handshake_timeout) => true,
-                () = async { goaway.cancelled().await; sleep(LAST_WORD).await } => true,
+                () = silence => true,
             }
         };
         tokio::select! {
@@ -228,36 +248,17 @@ impl Open {
     }
 }
 
-/// A connection that tells once when as much was read as the preface has bytes. What they are, hyper looks at. It fails where
-/// the peer takes no byte for so long: hyper would give it up, but wait until it has been told so.
+/// A connection that tells once when as much was read as the preface has bytes. What they are, hyper looks at.
 struct Watched {
-    stream: TcpStream,
+    stream: Stream<Socket>,
     missing: usize,
     spoken: Option<oneshot::Sender<()>>,
-    patience: Duration,
-    /// Where there is no room in the socket.
-    end: Option<Pin<Box<Sleep>>>,
 }
 
 impl Watched {
-    fn new(stream: TcpStream, patience: Duration) -> (Self, oneshot::Receiver<()>) {
+    fn new(stream: Stream<Socket>) -> (Self, oneshot::Receiver<()>) {
         let (spoken, heard) = oneshot::channel();
-        (Self { stream, missing: PREFACE.len(), spoken: Some(spoken), patience, end: None }, heard)
-    }
-
-    /// The same, unless it has been pending for too long.
-    fn in_time(
-        &mut self,
-        written: Poll<io::Result<usize>>,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
-            self.end = None;
-            return written;
-        }
-        let patience = self.patience;
-        let end = self.end.get_or_insert_with(|| Box::pin(sleep(patience)));
-        end.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        (Self { stream, missing: PREFACE.len(), spoken: Some(spoken) }, heard)
     }
 }
 
@@ -286,8 +287,7 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.in_time(written, context)
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -295,8 +295,7 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.in_time(written, context)
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -13,12 +13,14 @@ use crate::events::Receiver;
 use crate::events::webhook::{Keys, PublicUrl, Webhook};
 use crate::participants::Participants;
 use crate::telemetry::Metrics;
+use crate::tls::Tls;
 use crate::twilio::Account;
 
 /// The listener, bound.
 pub(super) struct Bound {
     pub(super) listener: TcpListener,
     pub(super) address: SocketAddr,
+    pub(super) tls: Option<Tls>,
     public_url: PublicUrl,
     max_body_bytes: usize,
 }
@@ -32,24 +34,25 @@ impl Bound {
 }
 
 pub(super) async fn bind(events: Events) -> Result<Option<Bound>, BuildError> {
-    let Events::Webhook { listen, public_url, max_body_bytes } = events else {
+    let Events::Webhook { listen, tls, public_url, max_body_bytes } = events else {
         return Ok(None);
     };
     let (listener, address) = super::bind("events", "--events-listen", listen).await?;
     let public_url = match public_url {
         Some(url) => url,
-        None => own_url(address)?,
+        None => own_url(address, tls.is_some())?,
     };
-    Ok(Some(Bound { listener, address, public_url, max_body_bytes }))
+    Ok(Some(Bound { listener, address, tls, public_url, max_body_bytes }))
 }
 
 /// What a sandbox on this machine calls.
-fn own_url(mut address: SocketAddr) -> Result<PublicUrl, BuildError> {
+fn own_url(mut address: SocketAddr, is_tls: bool) -> Result<PublicUrl, BuildError> {
     if address.ip().is_unspecified() {
         let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         address.set_ip(loopback[usize::from(address.is_ipv6())]);
     }
-    format!("http://{address}/events").parse().map_err(BuildError::EventsUrl)
+    let scheme = if is_tls { "https" } else { "http" };
+    format!("{scheme}://{address}/events").parse().map_err(BuildError::EventsUrl)
 }
 
 /// What the listener answers with. The accounts sign by their auth tokens.

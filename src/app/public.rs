@@ -15,11 +15,13 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use super::accept::Acceptor;
+use super::stream::Stream;
+use crate::tls::Tls;
 
 /// What a peer may take.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +38,9 @@ impl Default for Limits {
         Self { connections: 256, silence: Duration::from_secs(75) }
     }
 }
+
+/// As long as the gRPC listener's default. Until then `silence` does not begin.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// hyper's own bound would let headers take 400 KiB of each connection.
 const READ_BUFFER: usize = 64 * 1024;
@@ -66,6 +71,7 @@ impl LastAnswer {
 /// Serves until the token is cancelled, and then what is in flight.
 pub(super) async fn serve(
     listener: TcpListener,
+    tls: Option<Tls>,
     routes: Router,
     limits: Limits,
     end: CancellationToken,
@@ -86,7 +92,8 @@ pub(super) async fn serve(
         };
         make_room(&mut connections, limits.connections);
         let last_answer = LastAnswer::now();
-        let serving = answer(stream, routes.clone(), limits.silence, &last_answer, graceful.watcher());
+        let stream = shake_hands(stream, tls.clone(), end.child_token());
+        let serving = answer(stream, routes.clone(), limits.silence, last_answer.clone(), graceful.watcher());
         connections.push(Connection { task: tasks.spawn(serving), last_answer });
     }
     // At once, so that nobody else connects.
@@ -106,14 +113,32 @@ fn make_room(connections: &mut Vec<Connection>, most: usize) {
     }
 }
 
-fn answer(
+/// A stream to answer on; `None` where none comes of it, or not in time, or not before the end.
+async fn shake_hands(
     stream: TcpStream,
+    tls: Option<Tls>,
+    end: CancellationToken,
+) -> Option<Stream<TcpStream>> {
+    let accepting = timeout(HANDSHAKE, Stream::accept(stream, tls.as_ref()));
+    match end.run_until_cancelled(accepting).await? {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            debug!("a connection to the events listener has not got through the handshake of TLS: {error}");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+async fn answer(
+    stream: impl Future<Output = Option<Stream<TcpStream>>>,
     routes: Router,
     silence: Duration,
-    last_answer: &LastAnswer,
+    last_answer: LastAnswer,
     watcher: Watcher,
-) -> impl Future<Output = ()> + use<> {
-    let (routes, last_answer) = (TowerToHyperService::new(routes), last_answer.clone());
+) {
+    let Some(stream) = stream.await else { return };
+    let routes = TowerToHyperService::new(routes);
     let service = service_fn(move |request| {
         let (answering, last_answer) = (routes.call(request), last_answer.clone());
         async move { answering.await.inspect(|_| last_answer.set()) }
@@ -121,10 +146,8 @@ fn answer(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(silence).max_buf_size(READ_BUFFER);
     let serving = watcher.watch(http.serve_connection(TokioIo::new(stream), service));
-    async move {
-        if let Err(error) = serving.await {
-            debug!("a connection to the events listener ended early: {error}");
-        }
+    if let Err(error) = serving.await {
+        debug!("a connection to the events listener ended early: {error}");
     }
 }
 
@@ -132,7 +155,6 @@ fn answer(
 mod tests {
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::time::timeout;
     use tokio_util::sync::DropGuard;
 
     use super::*;
@@ -150,7 +172,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let (address, end) = (listener.local_addr().unwrap(), CancellationToken::new());
             let routes = Router::new().route("/", get(|| async { "here" }));
-            tokio::spawn(serve(listener, routes, limits, end.clone()));
+            tokio::spawn(serve(listener, None, routes, limits, end.clone()));
             Self { address, _end: end.drop_guard() }
         }
 

@@ -3,8 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::source::Sources;
-use super::{Upstream, listen, number};
+use super::{Upstream, listen, number, tls};
 use crate::events::webhook::PublicUrl;
+use crate::tls::Tls;
 
 /// How Twilio's events come in.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub enum Events {
     Webhook {
         /// Its address.
         listen: SocketAddr,
+        /// Its TLS, where none ends before it.
+        tls: Option<Tls>,
         /// The URL under which Twilio calls it; `None` is its own, which only the sandbox can call.
         public_url: Option<PublicUrl>,
         /// The largest delivery.
@@ -27,8 +30,12 @@ pub(super) fn read(sources: &mut Sources<'_>, upstream: &Upstream) -> Events {
     let max_body_bytes = sources.required("events.max_body_bytes", |text| number(text, 1024, 1 << 30));
     let (url_place, place) = (sources.place("events.public_url"), sources.place("events.listen"));
     let listen = sources.optional("events.listen", listen);
-    let webhook = |listen| Events::Webhook { listen, public_url, max_body_bytes };
+    let tls = tls::read_events(sources);
+    let webhook = |listen| Events::Webhook { listen, tls, public_url, max_body_bytes };
     let Some(place) = place else {
+        if let (Upstream::Twilio(_), Some(tls_place)) = (upstream, sources.place("events.tls.cert_file")) {
+            sources.problem(tls_place, "means nothing without events.listen");
+        }
         return match (upstream, url_place) {
             (Upstream::Sandbox(_), _) => webhook((Ipv4Addr::LOCALHOST, 0).into()),
             (Upstream::Twilio(_), None) => Events::Off,

@@ -251,7 +251,7 @@ fn the_ends_of_a_range_are_legal_and_what_lies_beyond_is_not() {
         ("GATEWAY_REDIS_MAX_LEN", vec!["1000", "100000000"], vec!["999", "100000001"]),
         ("GATEWAY_REDIS_RETENTION", vec!["1m", "1day"], vec!["59s", "2days"]),
         ("GATEWAY_REDIS_KEY_PREFIX", vec!["a:b"], vec!["{a}", "a b"]),
-        ("GATEWAY_GRPC_LISTEN", vec!["[::1]:0", "0.0.0.0:0"], vec!["::1", "127.0.0.1:65536", ":50051"]),
+        ("GATEWAY_GRPC_LISTEN", vec!["[::1]:0", "127.9.9.9:0"], vec!["::1", "127.0.0.1:65536", ":50051"]),
     ] {
         for value in legal {
             config(&[], &[(variable, value)]);
@@ -1051,4 +1051,148 @@ fn the_sandbox_is_listened_to_without_being_asked() {
         panic!("the listener is on");
     };
     assert_eq!(public_url.unwrap().to_string(), EVENTS_URL);
+}
+
+// === TLS, and who may reach the listener
+
+/// A certificate and its key, in PEM.
+fn certificate() -> (File, File) {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["gateway.example".to_owned()]).unwrap();
+    (File::new(&cert.pem()), File::new(&signing_key.serialize_pem()))
+}
+
+#[test]
+fn a_certificate_its_key_and_the_clients_authorities_are_read() {
+    let (cert, key) = certificate();
+    let pair = [("GATEWAY_TLS_CERT_FILE", cert.path()), ("GATEWAY_TLS_KEY_FILE", key.path())];
+    let tls = |more: &[(&str, &str)]| config(&[], &[&pair, more].concat()).tls.expect("there is TLS");
+    assert!(config(&[], &[]).tls.is_none());
+    assert!(!tls(&[]).asks_for_certificates());
+    assert!(tls(&[("GATEWAY_TLS_CLIENT_CA_FILE", cert.path())]).asks_for_certificates());
+    let optional = [("GATEWAY_TLS_CLIENT_CA_FILE", cert.path()), ("GATEWAY_TLS_CLIENT_AUTH", "optional")];
+    assert!(format!("{:?}", tls(&optional)).contains("Optional"));
+
+    let of_events = [
+        ("GATEWAY_EVENTS_LISTEN", "127.0.0.1:0"),
+        ("GATEWAY_EVENTS_PUBLIC_URL", EVENTS_URL),
+        ("GATEWAY_EVENTS_TLS_CERT_FILE", cert.path()),
+        ("GATEWAY_EVENTS_TLS_KEY_FILE", key.path()),
+    ];
+    assert!(matches!(config(&[], &of_events).events, Events::Webhook { tls: Some(_), .. }));
+}
+
+#[test]
+fn files_of_tls_that_are_of_no_use_are_named() {
+    let ((cert, key), (_, other_key)) = (certificate(), certificate());
+    let (text, broken) = (
+        File::new("planted"),
+        File::new("-----BEGIN CERTIFICATE-----\nplanted\n-----END CERTIFICATE-----\n"),
+    );
+    let no_certificate =
+        rcgen::KeyPair::generate().unwrap().serialize_pem().replace("PRIVATE KEY", "CERTIFICATE");
+    let no_certificate = File::new(&no_certificate);
+    let (cert_file, key_file, ca_file) =
+        ("GATEWAY_TLS_CERT_FILE", "GATEWAY_TLS_KEY_FILE", "GATEWAY_TLS_CLIENT_CA_FILE");
+    for (at, path, told) in [
+        (cert_file, "/nowhere", "cannot be read"),
+        (cert_file, "/dev/null", "regular file"),
+        (cert_file, text.path(), "no certificate"),
+        (cert_file, key.path(), "no certificate"),
+        (cert_file, broken.path(), "cannot be read"),
+        (cert_file, no_certificate.path(), "cannot be read"),
+        (key_file, "/nowhere", "cannot be read"),
+        (key_file, cert.path(), "no private key"),
+        (key_file, other_key.path(), "not that of the certificate"),
+        (ca_file, text.path(), "no certificate"),
+        (ca_file, no_certificate.path(), "cannot be read"),
+    ] {
+        let mut env = HashMap::from([(cert_file, cert.path()), (key_file, key.path())]);
+        env.insert(at, path);
+        let problems = problems_beside_an_account(&[], &env.into_iter().collect::<Vec<_>>());
+        assert_problems(&problems, &[(at, told)]);
+        assert!(!problems.concat().contains("planted"));
+    }
+}
+
+#[test]
+fn half_of_what_tls_takes_tells_the_other_half() {
+    let (cert, key) = certificate();
+    for (env, at, told) in [
+        (vec![("GATEWAY_TLS_CERT_FILE", cert.path())], "GATEWAY_TLS_CERT_FILE", "tls.key_file"),
+        (vec![("GATEWAY_TLS_KEY_FILE", key.path())], "GATEWAY_TLS_KEY_FILE", "tls.cert_file"),
+        (vec![("GATEWAY_TLS_CLIENT_CA_FILE", cert.path())], "GATEWAY_TLS_CLIENT_CA_FILE", "tls.cert_file"),
+        (vec![("GATEWAY_TLS_CLIENT_AUTH", "optional")], "GATEWAY_TLS_CLIENT_AUTH", "tls.client_ca_file"),
+        (
+            vec![("GATEWAY_EVENTS_TLS_KEY_FILE", key.path())],
+            "GATEWAY_EVENTS_TLS_KEY_FILE",
+            "events.tls.cert_file",
+        ),
+        (
+            vec![("GATEWAY_EVENTS_TLS_CERT_FILE", cert.path()), ("GATEWAY_EVENTS_TLS_KEY_FILE", key.path())],
+            "GATEWAY_EVENTS_TLS_CERT_FILE",
+            "events.listen",
+        ),
+    ] {
+        assert_problems(&problems_beside_an_account(&[], &env), &[(at, told)]);
+    }
+    assert_problems(
+        &problems_beside_an_account(&[], &[("GATEWAY_TLS_CLIENT_AUTH", "perhaps")]),
+        &[
+            ("GATEWAY_TLS_CLIENT_AUTH", "required or optional"),
+            ("GATEWAY_TLS_CLIENT_AUTH", "tls.client_ca_file"),
+        ],
+    );
+}
+
+#[test]
+fn another_address_than_loopback_takes_a_choice_of_who_may_call() {
+    let (cert, key) = certificate();
+    let tls = [("GATEWAY_TLS_CERT_FILE", cert.path()), ("GATEWAY_TLS_KEY_FILE", key.path())];
+    let mutual = [&tls[..], &[("GATEWAY_TLS_CLIENT_CA_FILE", cert.path())]].concat();
+    let elsewhere = [("GATEWAY_TLS_ALLOW_PLAINTEXT", "true")];
+    let (nothing, no_choice, readable) =
+        (&[][..], Some("everybody who can reach it"), Some("tls.allow_plaintext"));
+    for (modes, more, refused) in [
+        ("", nothing, no_choice),
+        ("", &tls, no_choice),
+        ("", &mutual, no_choice),
+        ("mesh", nothing, None),
+        ("open", nothing, None),
+        ("jwt", nothing, readable),
+        ("tokens,jwt", nothing, readable),
+        ("jwt", &tls, None),
+        ("jwt, tokens", &elsewhere, None),
+        ("jwt,mesh", nothing, None),
+        ("mtls", &mutual, None),
+    ] {
+        let env = [&[("GATEWAY_AUTH_MODE", modes)], more].concat();
+        for listen in ["127.0.0.1:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
+            config(&["--grpc-listen", listen], &env);
+        }
+        for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[::ffff:192.0.2.1]:0"] {
+            let flag = format!("--grpc-listen={listen}");
+            match refused {
+                None => drop(config(&[&flag], &env)),
+                Some(told) => {
+                    assert_problems(&problems_beside_an_account(&[&flag], &env), &[("--grpc-listen", told)]);
+                    // The sandbox holds nobody's data, but whoever is used to that takes the gateway along.
+                    assert_problems(&problems(&["--sandbox", &flag], &env), &[("--grpc-listen", told)]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_choice_of_who_may_call_that_is_none_is_named() {
+    let refused =
+        |modes| problems_beside_an_account(&["--grpc-listen=[::]:0"], &[("GATEWAY_AUTH_MODE", modes)]);
+    for modes in ["mTLS", "none", "jwt,", "jwt tokens", ","] {
+        assert_problems(
+            &refused(modes),
+            &[("GATEWAY_AUTH_MODE", "must be some of mtls, jwt, tokens, mesh and open")],
+        );
+    }
+    assert_problems(&refused("mtls"), &[("GATEWAY_AUTH_MODE", "tls.client_ca_file")]);
 }

@@ -71,6 +71,8 @@ struct Instruments {
     unknown_keys: Counter<u64>,
     unknown_values: Counter<u64>,
     bad_secrets: UpDownCounter<i64>,
+    tls_reloads: Counter<u64>,
+    tls_expiry: Gauge<u64>,
     lookups: Counter<u64>,
     hits: BoundCounter<u64>,
     refreshes: Counter<u64>,
@@ -212,6 +214,10 @@ pub struct Attempt<'a> {
     pub error: Option<&'static str>,
 }
 
+fn tls_labels(listener: &'static str, outcome: &'static str) -> [KeyValue; 2] {
+    [KeyValue::new("participant.listener", listener), KeyValue::new("participant.tls.outcome", outcome)]
+}
+
 fn queue_labels(account: &str, is_write: bool) -> [KeyValue; 2] {
     [
         KeyValue::new("participant.account", account.to_owned()),
@@ -226,6 +232,8 @@ pub enum ConnectionRefused {
     Total,
     /// So there were of its peer's.
     Peer,
+    /// It shook no hands, or not as it should.
+    Tls,
     /// It said nothing.
     Silent,
 }
@@ -235,6 +243,7 @@ impl ConnectionRefused {
         match self {
             Self::Total => "total",
             Self::Peer => "peer",
+            Self::Tls => "tls",
             Self::Silent => "silent",
         }
     }
@@ -284,6 +293,12 @@ impl Metrics {
             unknown_keys: counter(&UNKNOWN_KEYS),
             unknown_values: counter(&UNKNOWN_VALUES),
             bad_secrets: up_down(&BAD_SECRETS),
+            tls_reloads: counter(&TLS_RELOADS),
+            tls_expiry: meter
+                .u64_gauge(TLS_EXPIRY.name)
+                .with_description(TLS_EXPIRY.help)
+                .with_unit(TLS_EXPIRY.unit)
+                .build(),
             hits: lookups.bind(&[KeyValue::new("participant.cache.outcome", "hit")]),
             lookups,
             refreshes: counter(&REFRESHES),
@@ -303,7 +318,8 @@ impl Metrics {
         }
         instruments.connections.add(0, &[]);
         instruments.cut.add(0, &[]);
-        for why in [ConnectionRefused::Total, ConnectionRefused::Peer, ConnectionRefused::Silent] {
+        use ConnectionRefused::{Peer, Silent, Tls, Total};
+        for why in [Total, Peer, Tls, Silent] {
             instruments.refused.add(0, &[KeyValue::new("participant.connections.reason", why.as_str())]);
         }
         let version = [KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))];
@@ -464,6 +480,20 @@ impl Metrics {
     /// The file of a secret went bad, or is good again.
     pub fn secret_file_turned(&self, is_bad: bool) {
         self.0.bad_secrets.add(if is_bad { 1 } else { -1 }, &[]);
+    }
+
+    /// A listener has TLS: its certificate ends then, in seconds of Unix time.
+    pub fn certificate_expires(&self, listener: &'static str, at: u64) {
+        self.0.tls_expiry.record(at, &[KeyValue::new("participant.listener", listener)]);
+        // So that they are there before any file changes.
+        for outcome in ["ok", "failed"] {
+            self.0.tls_reloads.add(0, &tls_labels(listener, outcome));
+        }
+    }
+
+    /// The files of a listener's TLS have changed, and are of use or not.
+    pub fn tls_reloaded(&self, listener: &'static str, is_good: bool) {
+        self.0.tls_reloads.add(1, &tls_labels(listener, if is_good { "ok" } else { "failed" }));
     }
 
     /// A read was served, or not; `outcome` is one of those that the table lists.

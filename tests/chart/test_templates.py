@@ -85,6 +85,7 @@ class Refusals(unittest.TestCase):
     def test_settings_that_other_values_decide(self):
         for key, value in [
             ("grpc.listen", "listenAddress"),
+            ("auth.mode", "auth.mode"),
             ("events.public_url", "events.publicUrl"),
             ("cache.max_bytes", "cache.maxBytes"),
             ("drain.timeout", "drain.timeout"),

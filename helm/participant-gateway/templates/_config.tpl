@@ -48,6 +48,8 @@ region: {{ . }}
 {{- define "participant-gateway.ownSettings" -}}
 grpc:
   listen: {{ printf "%s:50051" .Values.listenAddress | quote }}
+auth:
+  mode: {{ .Values.auth.mode | quote }}
 admin:
   listen: {{ printf "%s:9464" .Values.listenAddress | quote }}
 drain:

@@ -64,7 +64,8 @@ pub(super) const REFUSED: Row = Row {
     unit: "",
     labels: &["participant.connections.reason"],
     help: "Connections to the gRPC listener that it closed: total (there were `connections.max`), peer (their address had \
-           `connections.max_per_peer`), silent (no HTTP/2 within `connections.handshake_timeout`)",
+           `connections.max_per_peer`), tls (the handshake failed, for want of a good certificate, say), silent (no HTTP/2 within \
+           `connections.handshake_timeout`)",
 };
 pub(super) const REQUESTS: Row = Row {
     name: "http.client.request.duration",
@@ -178,6 +179,23 @@ pub(super) const BAD_SECRETS: Row = Row {
     unit: "",
     labels: &[],
     help: "Files of secrets that are missing or hold none, so that the last good value is used: look at the log",
+};
+pub(super) const TLS_RELOADS: Row = Row {
+    name: "participant.tls.reloads",
+    prometheus: "participant_tls_reloads_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.listener", "participant.tls.outcome"],
+    help: "Changes of the files of TLS, of the listener grpc or events: ok (new connections get what is new), failed (they are of no \
+           use, and the last good ones stay; counted at each `secrets.reload_interval` until that is mended)",
+};
+pub(super) const TLS_EXPIRY: Row = Row {
+    name: "participant.tls.certificate.expiry",
+    prometheus: "participant_tls_certificate_expiry_seconds",
+    kind: "gauge",
+    unit: "s",
+    labels: &["participant.listener"],
+    help: "When the certificate in use ends, or the first of its chain, in Unix time; absent without TLS",
 };
 pub(super) const LOOKUPS: Row = Row {
     name: "participant.cache.lookups",
@@ -310,6 +328,8 @@ pub const METRICS: &[Row] = &[
     UNKNOWN_KEYS,
     UNKNOWN_VALUES,
     BAD_SECRETS,
+    TLS_RELOADS,
+    TLS_EXPIRY,
     LOOKUPS,
     REFRESHES,
     AGE,
