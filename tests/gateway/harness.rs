@@ -279,13 +279,18 @@ impl Gateway {
         let Ok(Command::Serve(report)) = config::parse(args, &|name| env.get(name).cloned()) else {
             panic!("the arguments are those of serve");
         };
-        let app = App::build(report.outcome.expect("the configuration is valid")).await.unwrap();
+        let config = report.outcome.expect("the configuration is valid");
+        let is_tls = config.tls.is_some();
+        let app = App::build(config).await.unwrap();
         let addresses = app.addresses();
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(app.run(async { stopped.await.unwrap_or(Stop::Promptly) }));
+        // Where there is TLS, a test brings a client of its own.
+        let endpoint = Endpoint::from_shared(format!("http://{}", addresses.grpc)).unwrap();
+        let channel = if is_tls { endpoint.connect_lazy() } else { endpoint.connect().await.unwrap() };
         let upstream = fake.as_ref().map(|(address, _)| *address).or(addresses.sandbox).unwrap();
         Self {
-            client: connect(addresses.grpc).await,
+            client: ParticipantServiceClient::new(channel),
             addresses,
             sandbox: Control::new(upstream),
             stop: Some(stop),
