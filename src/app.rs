@@ -110,7 +110,7 @@ impl App {
     pub async fn build(config: Config) -> Result<Self, BuildError> {
         let Config {
             grpc_listen,
-            tls,
+            tls: grpc_tls,
             admin_listen,
             ready_file,
             upstream,
@@ -187,11 +187,13 @@ impl App {
         let limits =
             CallLimits { longest: call_timeout, stall: stream_stall, in_flight: calls_in_flight, watchers };
         let calls = Calls::new(limits, Access::open(), end_streams.clone(), &metrics, log.calls);
+        let tls: Vec<Tls> = grpc_tls.iter().cloned().chain(of_events).collect();
+        tls.iter().for_each(|tls| tls.tell(&metrics));
         let (health, health_service) = tonic_health::server::health_reporter();
         let service = grpc::service(participants.clone(), known, watch.heartbeat);
         let front = Front {
             services: server::services(calls.clone(), service, health_service)?,
-            tls: tls.clone(),
+            tls: grpc_tls,
             limits: within_files(connections),
             metrics: metrics.clone(),
         };
@@ -201,7 +203,7 @@ impl App {
             front,
             admin,
             events,
-            tls: tls.into_iter().chain(of_events).collect(),
+            tls,
             sandbox,
             participants,
             #[cfg(feature = "kinesis")]

@@ -49,7 +49,7 @@ async fn gateway(config: Config, telemetry: &Telemetry) -> Outcome {
     let is_sandboxed = matches!(config.upstream, Upstream::Sandbox(_));
     let app = App::build(config).await?.with_telemetry(telemetry);
     if is_sandboxed {
-        say(greeting(&app.addresses()));
+        say(greeting(&app));
     }
     tokio::select! {
         result = app.run(stop) => Ok(result?),

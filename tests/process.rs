@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -335,6 +336,44 @@ fn an_events_listener_without_an_auth_token_exits_64() {
     let told = text(&output.stderr);
     assert_eq!((output.status.code(), told.lines().count()), (Some(64), 1), "{told}");
     assert!(told.contains("--events-listen") && told.contains("auth_token"), "{told}");
+}
+
+#[test]
+fn another_address_than_loopback_exits_64_without_a_choice_of_who_may_call() {
+    for env in [&ACCOUNT[..], &[]] {
+        let sandbox = env.is_empty().then_some("--sandbox");
+        let args: Vec<&str> = ["serve", "--grpc-listen=0.0.0.0:0"].into_iter().chain(sandbox).collect();
+        let output = run(&args, env);
+        let told = text(&output.stderr);
+        assert_eq!((output.status.code(), told.lines().count()), (Some(64), 1), "{told}");
+        for choice in ["auth.mode", "mtls", "tls.client_ca_file", "jwt", "tokens", "mesh", "open"] {
+            assert!(told.contains(choice), "{told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_has_expired_and_a_key_that_all_may_read_are_told_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let [certificate, key] = ["tls.crt", "tls.key"].map(|name| folder.path().join(name));
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    std::fs::write(&certificate, params.self_signed(&pair).unwrap().pem()).unwrap();
+    std::fs::write(&key, pair.serialize_pem()).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let env = [("GATEWAY_TLS_CERT_FILE", &certificate), ("GATEWAY_TLS_KEY_FILE", &key)];
+    let env = env.map(|(name, path)| (name, path.to_str().unwrap()));
+    let mut process = Process::serve(&["--sandbox"], &env);
+    let expired = process.err.until("the certificate has expired").await;
+    assert!(expired.contains("2021-01-01T00:00:00Z"), "{expired}");
+    let readable = process.err.until("may read the private key").await;
+    assert!(readable.contains("tls.key"), "{readable}");
+    process.ready().await;
+    process.signal(Signal::Interrupt);
+    assert_eq!(process.exit().await, Some(0));
+    let secret = pair.serialize_pem();
+    assert!(!process.err.rest().await.iter().any(|line| line.contains(secret.lines().nth(1).unwrap())));
 }
 
 #[test]
