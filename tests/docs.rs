@@ -57,7 +57,8 @@ fn write_the_tables() {
 
 /// `errors::name` is a test of tests/gateway/errors.rs, of tests/errors.rs, or of one in a folder of src.
 fn is_a_test(module: &str, name: &str) -> bool {
-    let files = ["tests/gateway", "tests", "src/grpc", "src/grpc/call", "src/access"].map(|folder| format!("{folder}/{module}.rs"));
+    let files = ["tests/gateway", "tests", "src/grpc", "src/grpc/call", "src/access"]
+        .map(|folder| format!("{folder}/{module}.rs"));
     let sources = files.iter().filter_map(|file| std::fs::read_to_string(path(file)).ok());
     sources.into_iter().any(|source| source.contains(&format!("fn {name}(")))
 }
