@@ -427,6 +427,35 @@ async fn the_ready_file_appears_whole_with_the_bound_addresses() {
     }
 }
 
+/// As many as the machine allows are asked for, so that it is the gateway that leaves none.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_crash_leaves_no_core_dump() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -S -c $(ulimit -H -c) && exec \"$@\"", "sh"]);
+    shell.arg(env!("CARGO_BIN_EXE_participant-gateway"));
+    shell.args(["serve", "--sandbox", "--grpc-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+    shell.arg("--ready-file").arg(directory.path().join("ready.json")).current_dir(&directory);
+    let mut gateway = Process::spawn(shell, directory);
+    let ready = gateway.ready().await;
+    let pid = gateway.child.id();
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"], "{core}");
+    // It still counts itself.
+    let metrics =
+        reqwest::get(format!("http://{}/metrics", ready.admin)).await.unwrap().text().await.unwrap();
+    for name in ["process_open_fds", "process_max_fds", "process_resident_memory_bytes", "process_threads"] {
+        assert!(metrics.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}: {metrics}");
+    }
+    assert!(Command::new("kill").args(["-ABRT", &pid.to_string()]).status().unwrap().success());
+    gateway.exit().await;
+    let status = gateway.child.wait().unwrap();
+    assert_eq!((status.signal(), status.core_dumped()), (Some(6), false));
+}
+
 #[tokio::test]
 async fn without_a_sandbox_the_ready_file_says_so() {
     let (upstream, _, _end) = lasting_sandbox().await;
