@@ -516,7 +516,19 @@ async fn plant(process: &mut Process) -> Vec<Status> {
             participant: Some(Participant { addresses: Vec::new(), ..participant.clone() }),
             ..Default::default()
         };
+        let watch = WatchParticipantsRequest {
+            conversations: conversation.iter().cloned().collect(),
+            ..Default::default()
+        };
+        let mut watch = client.watch_participants(watch).await.unwrap().into_inner();
+        watch.message().await.unwrap().unwrap();
         client.update_participant(update(&created.id)).await.unwrap();
+        let batch = BatchGetParticipantsRequest {
+            conversation: conversation.clone(),
+            participant_ids: vec![created.id.clone()],
+            ..Default::default()
+        };
+        client.batch_get_participants(batch).await.unwrap();
         errors.extend(client.update_participant(update("planted-nobody")).await.err());
         let list = ListParticipantsRequest { conversation: conversation.clone(), ..Default::default() };
         client.list_participants(list.clone()).await.unwrap();
@@ -657,6 +669,7 @@ async fn plant_failures(process: &mut Process) -> Vec<Status> {
         ended.extend(call_each(client, id, "planted-identity").await);
     }
     for id in [V1_CONVERSATION, V2_CONVERSATION] {
+        ended.extend(call_each(client, id, "planted-identity").await);
         ended.extend(call_each(client, id, "planted/../identity\u{1b}").await);
     }
     ended.into_iter().filter_map(Result::err).collect()
