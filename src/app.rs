@@ -46,9 +46,10 @@ use crate::ids::{AccountId, Accounts};
 use crate::participants::{Feed, Freshness, PageTokens, Participants};
 use crate::proto::participant_service_server::ParticipantServiceServer;
 use crate::sandbox::{self, Sandbox};
+use crate::secret::Secret;
 use crate::telemetry::{LogFilter, Metrics, Telemetry};
 use crate::tls::Tls;
-use crate::twilio::{Account, Credentials, Secret, Twilio};
+use crate::twilio::{Account, Credentials, Twilio};
 use admin::Readiness;
 use connections::Front;
 

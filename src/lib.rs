@@ -16,6 +16,8 @@ pub mod ids;
 
 pub mod telemetry;
 
+pub mod secret;
+
 mod wire;
 
 pub mod sandbox;

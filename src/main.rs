@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use participant_gateway::app::{self, App, Signals, greeting};
 use participant_gateway::config::{self, Command, Config, Problem, Upstream};
 use participant_gateway::telemetry::{self, Telemetry};
-use participant_gateway::{probe, sandbox};
+use participant_gateway::{probe, sandbox, secret};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
 
 async fn serve(config: Config) -> Outcome {
     let telemetry = telemetry::init(&config.log, config.export.traces)?;
+    secret::forbid_core_dumps();
     let result = gateway(config, &telemetry).await;
     telemetry.flush().await;
     result

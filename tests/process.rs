@@ -466,6 +466,81 @@ async fn the_ready_file_appears_whole_with_the_bound_addresses() {
     }
 }
 
+/// As many as the machine allows are asked for, so that it is the gateway that leaves none.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_crash_leaves_no_core_dump() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -S -c $(ulimit -H -c) && exec \"$@\"", "sh"]);
+    shell.arg(env!("CARGO_BIN_EXE_participant-gateway"));
+    shell.args(["serve", "--sandbox", "--grpc-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+    shell.arg("--ready-file").arg(directory.path().join("ready.json")).current_dir(&directory);
+    let mut gateway = Process::spawn(shell, directory);
+    let ready = gateway.ready().await;
+    let pid = gateway.child.id();
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"], "{core}");
+    // It still counts itself.
+    let metrics =
+        reqwest::get(format!("http://{}/metrics", ready.admin)).await.unwrap().text().await.unwrap();
+    for name in ["process_open_fds", "process_max_fds", "process_resident_memory_bytes", "process_threads"] {
+        assert!(metrics.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}: {metrics}");
+    }
+    assert!(Command::new("kill").args(["-ABRT", &pid.to_string()]).status().unwrap().success());
+    gateway.exit().await;
+    let status = gateway.child.wait().unwrap();
+    assert_eq!((status.signal(), status.core_dumped()), (Some(6), false));
+}
+
+/// How often these bytes stand in what the process has written to its memory; `None` for those who may not read it.
+#[cfg(target_os = "linux")]
+fn in_memory(pid: u32, bytes: &str) -> Option<usize> {
+    use std::os::unix::fs::FileExt as _;
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).ok()?;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
+    let writable = maps.lines().filter_map(|map| map.split_once(" rw")?.0.split_once('-'));
+    let count = |(from, to): (&str, &str)| {
+        let [from, to] = [from, to].map(|address| u64::from_str_radix(address, 16).unwrap());
+        let mut content = vec![0; usize::try_from(to - from).unwrap()];
+        // What was unmapped meanwhile holds nothing.
+        let length = memory.read_at(&mut content, from).unwrap_or_default();
+        content[..length].windows(bytes.len()).filter(|window| *window == bytes.as_bytes()).count()
+    };
+    Some(writable.map(count).sum())
+}
+
+/// Three are kept: the one in use and the two before it.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_secret_that_is_no_longer_kept_is_not_in_memory() {
+    let (upstream, control, _end) = lasting_sandbox().await;
+    // Whoever frees memory writes over its beginning.
+    let secrets: Vec<_> = (0..5).map(|at| format!("{:064}planted-{at}-of-five-auth-tokens", 0)).collect();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    let accept = async |secret: &String| {
+        let change = json!({ "account": sandbox::ACCOUNT_SID, "auth_tokens": [secret] });
+        let put = reqwest::Client::new().put(format!("{}/credentials", control.0)).json(&change);
+        assert_eq!(put.send().await.unwrap().status(), 204);
+        std::fs::write(&file, secret).unwrap();
+    };
+    accept(&secrets[0]).await;
+    let env = [ACCOUNT[0], ("TWILIO_AUTH_TOKEN_FILE", file.to_str().unwrap())];
+    let mut gateway = Process::serve(&[&upstream], &env);
+    let mut client = gateway.ready().await.client().await;
+    for secret in &secrets {
+        accept(secret).await;
+        client.get_participant(get_fresh("alice")).await.unwrap();
+    }
+    for (at, secret) in secrets.iter().enumerate() {
+        let Some(count) = in_memory(gateway.child.id(), &secret[64..]) else { return };
+        assert_eq!(count > 0, at >= 2, "{secret}: {count}");
+    }
+}
+
 #[tokio::test]
 async fn without_a_sandbox_the_ready_file_says_so() {
     let (upstream, _, _end) = lasting_sandbox().await;
