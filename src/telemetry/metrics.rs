@@ -71,6 +71,7 @@ struct Instruments {
     unknown_keys: Counter<u64>,
     unknown_values: Counter<u64>,
     bad_secrets: UpDownCounter<i64>,
+    policy_reloads: Counter<u64>,
     lookups: Counter<u64>,
     hits: BoundCounter<u64>,
     refreshes: Counter<u64>,
@@ -284,6 +285,7 @@ impl Metrics {
             unknown_keys: counter(&UNKNOWN_KEYS),
             unknown_values: counter(&UNKNOWN_VALUES),
             bad_secrets: up_down(&BAD_SECRETS),
+            policy_reloads: counter(&POLICY_RELOADS),
             hits: lookups.bind(&[KeyValue::new("participant.cache.outcome", "hit")]),
             lookups,
             refreshes: counter(&REFRESHES),
@@ -298,6 +300,9 @@ impl Metrics {
         };
         // So that they are there before anything is wrong.
         instruments.bad_secrets.add(0, &[]);
+        for outcome in ["taken", "refused", "unchanged"] {
+            instruments.policy_reloads.add(0, &[KeyValue::new("participant.policy.reload.outcome", outcome)]);
+        }
         for outcome in ["renewed", "joined", "failed", "panicked"] {
             instruments.refreshes.add(0, &[KeyValue::new("participant.cache.refresh.outcome", outcome)]);
         }
@@ -464,6 +469,11 @@ impl Metrics {
     /// The file of a secret went bad, or is good again.
     pub fn secret_file_turned(&self, is_bad: bool) {
         self.0.bad_secrets.add(if is_bad { 1 } else { -1 }, &[]);
+    }
+
+    /// The policy's file has changed; `outcome` is one of those that the table lists.
+    pub fn policy_reloaded(&self, outcome: &'static str) {
+        self.0.policy_reloads.add(1, &[KeyValue::new("participant.policy.reload.outcome", outcome)]);
     }
 
     /// A read was served, or not; `outcome` is one of those that the table lists.

@@ -179,6 +179,15 @@ pub(super) const BAD_SECRETS: Row = Row {
     labels: &[],
     help: "Files of secrets that are missing or hold none, so that the last good value is used: look at the log",
 };
+pub(super) const POLICY_RELOADS: Row = Row {
+    name: "participant.policy.reloads",
+    prometheus: "participant_policy_reloads_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.policy.reload.outcome"],
+    help: "Changes of the configuration file's policy by what became of them: taken, refused (the last good one is kept: look at \
+           the log), unchanged (after a refusal, the file holds the policy in use again)",
+};
 pub(super) const LOOKUPS: Row = Row {
     name: "participant.cache.lookups",
     prometheus: "participant_cache_lookups_total",
@@ -310,6 +319,7 @@ pub const METRICS: &[Row] = &[
     UNKNOWN_KEYS,
     UNKNOWN_VALUES,
     BAD_SECRETS,
+    POLICY_RELOADS,
     LOOKUPS,
     REFRESHES,
     AGE,
