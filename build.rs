@@ -1,5 +1,5 @@
 //! Compiles `proto/` without protoc, and writes what `src/proto.rs` includes: messages and service, the encoded descriptor
-//! set for reflection, and a `Debug` that hides every field marked `debug_redact`.
+//! set for reflection, and of every field marked `debug_redact` a `Debug` that hides it and a `mask` that overwrites it.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -30,7 +30,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     if redacted.is_empty() {
         return Err("no field is marked debug_redact: the marks were lost on the way".into());
     }
-    fs::write(out.join("redacted_debug.rs"), debug_impls(&redacted)?)?;
+    let code = debug_impls(&redacted)? + &mask_impls(&redacted)?;
+    fs::write(out.join("redacted.rs"), code)?;
     fs::write(out.join("descriptor_set.bin"), encoded)?;
 
     tonic_prost_build::configure()
@@ -62,9 +63,43 @@ fn debug_impls(messages: &[MessageDescriptor]) -> Result<String, Box<dyn Error>>
     Ok(code)
 }
 
+/// `mask` for each message: what a redacted field holds is overwritten, and one that holds nothing stays so.
+fn mask_impls(messages: &[MessageDescriptor]) -> Result<String, Box<dyn Error>> {
+    let mut code = String::new();
+    for message in messages {
+        let name = message.name();
+        writeln!(code, "impl {name} {{")?;
+        writeln!(code, "    /// Overwrites what the contract marks as `debug_redact`, where it is set.")?;
+        writeln!(code, "    pub fn mask(&mut self) {{")?;
+        for field in message.fields().filter(is_redacted) {
+            writeln!(code, "        {}", masked(&field)?)?;
+        }
+        writeln!(code, "    }}\n}}")?;
+    }
+    Ok(code)
+}
+
+fn masked(field: &FieldDescriptor) -> Result<String, Box<dyn Error>> {
+    let name = rust_name(field);
+    // Attributes are JSON, and stay so.
+    let mask = if field.name() == "attributes" { "MASKED_JSON" } else { "MASKED" };
+    match field.kind() {
+        Kind::String if field.is_list() => Ok(format!("self.{name}.fill({mask}.to_owned());")),
+        Kind::String => Ok(format!("if !self.{name}.is_empty() {{ self.{name} = {mask}.to_owned(); }}")),
+        Kind::Message(message) if field.is_list() => {
+            Ok(format!("self.{name}.iter_mut().for_each({}::mask);", message.name()))
+        }
+        other => Err(format!("{}: debug_redact on {other:?} is not handled", field.full_name()).into()),
+    }
+}
+
+/// prost writes a field named like a keyword as a raw identifier; `type` is the one in this contract.
+fn rust_name(field: &FieldDescriptor) -> &str {
+    if field.name() == "type" { "r#type" } else { field.name() }
+}
+
 fn shown(field: &FieldDescriptor) -> Result<String, Box<dyn Error>> {
-    // prost writes a field named like a keyword as a raw identifier; `type` is the one in this contract.
-    let name = if field.name() == "type" { "r#type" } else { field.name() };
+    let name = rust_name(field);
     if !is_redacted(field) {
         return Ok(match field.kind() {
             Kind::Enum(_) => format!("&self.{name}()"),

@@ -3,6 +3,7 @@
 mod certificate;
 mod identity;
 mod mode;
+mod policy;
 
 use futures_util::future::BoxFuture;
 use http::HeaderMap;
@@ -10,10 +11,13 @@ use http::HeaderMap;
 pub use certificate::Certificate;
 pub use identity::{Identity, Peer};
 pub use mode::{Mode, NoMode};
+pub use policy::{Granted, Method, Methods, Pattern, Policies, Policy, PolicyChanges, Rule, Sight};
 
 /// Tells callers apart, and knows what each may do. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Access;
+pub struct Access {
+    policies: Policies,
+}
 
 /// A caller has not proven who it is. Which check failed nobody is told: whoever guesses would learn from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,7 +27,17 @@ pub struct Unauthenticated;
 impl Access {
     /// Nobody has to prove anything: callers are told apart by their addresses.
     pub fn open() -> Self {
-        Self
+        Self::default()
+    }
+
+    /// The same, where callers may do what a policy says.
+    pub fn under(self, policies: Policies) -> Self {
+        Self { policies }
+    }
+
+    /// What this caller may do.
+    pub fn granted(&self, identity: &Identity) -> Granted {
+        self.policies.granted(identity)
     }
 
     /// Whose the calls of a connection are, where none of them has to say so itself.

@@ -6,6 +6,7 @@ mod connections;
 mod error;
 mod events;
 mod greeting;
+mod policy;
 mod public;
 mod ready_file;
 mod server;
@@ -36,8 +37,8 @@ pub use error::{BuildError, RunError};
 pub use greeting::greeting;
 pub use signals::Signals;
 
-use crate::access::Access;
-use crate::config::{Bus, Config, Connections, Drain, Upstream};
+use crate::access::{Access, Policies};
+use crate::config::{Bus, Config, Connections, Drain, PolicyFile, Upstream};
 use crate::events::webhook::TIME_LIMIT;
 #[cfg(feature = "kinesis")]
 use crate::events::{Receiver, kinesis};
@@ -93,6 +94,8 @@ pub struct App {
     kinesis: Option<(kinesis::Settings, HashSet<AccountId>)>,
     /// Secrets of files that nobody else reads again, and how often they are read.
     files: Vec<Secret>,
+    /// The policy, and where it stands.
+    policy: Option<(PolicyFile, Policies)>,
     reload_interval: Duration,
     calls: Calls,
     health: HealthReporter,
@@ -123,6 +126,8 @@ impl App {
             #[cfg(feature = "kinesis")]
             kinesis,
             bus,
+            policy,
+            policy_file,
             page_token_key,
             call_timeout,
             stream_stall,
@@ -187,7 +192,9 @@ impl App {
 
         let limits =
             CallLimits { longest: call_timeout, stall: stream_stall, in_flight: calls_in_flight, watchers };
-        let calls = Calls::new(limits, Access::open(), end_streams.clone(), &metrics, log.calls);
+        let policies = Policies::new(policy);
+        let access = Access::open().under(policies.clone());
+        let calls = Calls::new(limits, access, end_streams.clone(), &metrics, log.calls);
         let tls: Vec<Tls> = grpc_tls.iter().cloned().chain(of_events).collect();
         tls.iter().for_each(|tls| tls.tell(&metrics));
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -210,6 +217,7 @@ impl App {
             #[cfg(feature = "kinesis")]
             kinesis: kinesis.map(|settings| (settings, accounts.iter().map(|one| one.id.clone()).collect())),
             files,
+            policy: policy_file.map(|file| (file, policies)),
             reload_interval: twilio.reload_interval,
             calls,
             health,
@@ -272,6 +280,11 @@ impl App {
         for tls in self.tls {
             let upkeep = tls.upkeep(self.reload_interval, self.metrics.clone(), end.clone());
             servers.spawn(ending("the upkeep of TLS", upkeep.map(Ok::<_, Infallible>)));
+        }
+        if let Some((file, policies)) = self.policy {
+            let upkeep =
+                policy::upkeep(file, policies, self.reload_interval, self.metrics.clone(), end.clone());
+            servers.spawn(ending("the policy's upkeep", upkeep.map(Ok::<_, Infallible>)));
         }
         if let Some((listener, tls, routes)) = self.events {
             let serving = public::serve(listener, tls, routes, public::Limits::default(), goaway.clone());

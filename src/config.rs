@@ -7,6 +7,7 @@ mod cache;
 mod cli;
 mod events;
 mod exposure;
+mod policy;
 mod settings;
 mod source;
 mod tls;
@@ -20,8 +21,10 @@ use std::time::Duration;
 
 pub use cli::{Command, Exit, parse};
 pub use events::Events;
+pub use policy::PolicyFile;
 pub use settings::{SETTINGS, Setting, markdown};
 
+use crate::access::Policy;
 #[cfg(feature = "kinesis")]
 use crate::events::kinesis;
 use crate::participants::{CacheSettings, Capacity, Lifetimes, RedisSettings};
@@ -63,6 +66,10 @@ pub struct Config {
     pub kinesis: Option<kinesis::Settings>,
     /// Whether replicas tell each other what they are told.
     pub bus: Bus,
+    /// Who may do what; `None`: everybody everything.
+    pub policy: Option<Policy>,
+    /// Where the policy stands, or may come to stand.
+    pub policy_file: Option<PolicyFile>,
     /// Seals page tokens in place of the accounts' secrets.
     pub page_token_key: Option<Secret>,
     /// Bounds a call with one answer.
@@ -183,7 +190,9 @@ fn load(flags: Flags, env: Lookup<'_>) -> Report {
         Upstream::Twilio(accounts::read(&mut sources))
     };
     lines.extend(account_lines(&upstream));
-    let config = resolve(&mut sources, upstream);
+    let mut config = resolve(&mut sources, upstream);
+    config.policy_file = file.map(PolicyFile::new);
+    lines.extend(policy::lines(config.policy.as_ref()));
     let problems = sources.problems;
     Report { outcome: if problems.is_empty() { Ok(config) } else { Err(problems) }, lines }
 }
@@ -270,6 +279,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
     let tls = tls::read_grpc(sources);
     exposure::check(sources, grpc_listen, tls.as_ref());
     let export = Export { traces: otlp(sources, "TRACES"), metrics: otlp(sources, "METRICS") };
+    let is_audit_log = sources.required("log.audit", switch);
     Config {
         grpc_listen: grpc_listen.unwrap_or(NOWHERE),
         tls,
@@ -306,6 +316,8 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
         #[cfg(feature = "kinesis")]
         kinesis: kinesis(sources),
         bus: bus::read(sources),
+        policy: policy::read(sources),
+        policy_file: None,
         page_token_key: page_token_key(sources),
         call_timeout: sources.required("limits.call_timeout", limit),
         stream_stall: sources.required("limits.stream_stall", limit),
@@ -316,7 +328,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
             delay: sources.required("drain.delay", duration),
             timeout: sources.required("drain.timeout", duration),
         },
-        log: LogSettings { filter, format, calls },
+        log: LogSettings { filter, format, calls, is_audit_log },
         export,
     }
 }

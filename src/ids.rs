@@ -106,6 +106,11 @@ impl Accounts {
         self.default.clone()
     }
 
+    /// The SID that a request means, whether it is configured or not.
+    pub fn named<'a>(&'a self, account_id: &'a str) -> &'a str {
+        if account_id.is_empty() { self.default.as_str() } else { account_id }
+    }
+
     /// The account that a request means; `None` where it is not configured.
     pub fn resolve(&self, account_id: &str) -> Option<AccountId> {
         match account_id {

@@ -12,6 +12,7 @@ mod reads;
 mod reconcile;
 mod stream;
 mod turns;
+mod witness;
 mod writes;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub use freshness::{Freshness, Graces, Lifetimes};
 pub use page_token::{InvalidPageToken, Listed, PageTokens};
 pub use reads::Tolerance;
 pub use stream::Streamed;
+pub use witness::Witness;
 
 pub use crate::cache::Settings as CacheSettings;
 use crate::cache::{self, Aliases, Cache, Outcomes};

@@ -17,16 +17,17 @@ pub use metrics::{
     Attempt, CircuitState, ConnectionRefused, GovernorLoad, MethodMetrics, Metrics, MetricsError,
 };
 use traces::Traces;
-pub use traces::{Origin, SpanCounts, inject_trace};
+pub use traces::{Origin, SpanCounts, inject_trace, trace_id};
 
 use calls::LayerTracer;
 use lines::JsonLines;
-use tracing::{Level, Metadata};
+use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, filter_fn};
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::{Identity, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
-use tracing_subscriber::{Layer as _, fmt, reload};
+use tracing_subscriber::{Layer, fmt, reload};
 
 /// What goes to an OpenTelemetry collector, and how; `None`: nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,7 +56,12 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// Which calls have a line that did not fail.
     pub calls: CallLog,
+    /// Whether there are records for an audit, whatever the filter.
+    pub is_audit_log: bool,
 }
+
+/// The target of records for an audit.
+pub const AUDIT: &str = "audit";
 
 /// Which calls have a log line although they did not fail; one that failed always has one, but for those that were refused
 /// because there were too many.
@@ -175,26 +181,35 @@ pub fn init(settings: &LogSettings, export: Option<Protocol>) -> Result<Telemetr
         None => Identity::new().with_filter(LevelFilter::OFF).boxed(),
     };
 
-    let is_terminal = std::io::stderr().is_terminal();
     let is_json = match settings.format {
-        LogFormat::Auto => !is_terminal,
+        LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Json => true,
         LogFormat::Text => false,
     };
-    let lines = fmt::layer().with_writer(std::io::stderr);
-    let lines = if is_json {
-        lines.fmt_fields(JsonFields::new()).event_format(JsonLines::new()).boxed()
-    } else {
-        lines.with_target(false).with_ansi(is_terminal).boxed()
-    };
     let (filter, handle) = reload::Layer::new(EnvFilter::new(&settings.filter));
     let change = LogFilter(Arc::new(move |filter| handle.reload(filter)));
-    let filter = filter.and(filter_fn(is_line));
+    let usual = lines(is_json, false).with_filter(filter.and(filter_fn(is_line)));
+    let is_audit_log = settings.is_audit_log;
+    let audit = filter_fn(move |metadata| is_audit_log && metadata.target() == AUDIT);
+    let audit = lines(is_json, true).with_filter(audit.with_max_level_hint(LevelFilter::INFO));
     // The layer that knows the spans comes first: the lines ask it for their ids.
-    tracing_subscriber::registry().with(recorded).with(lines.with_filter(filter)).try_init()?;
+    tracing_subscriber::registry().with(recorded).with(usual).with(audit).try_init()?;
     std::panic::set_hook(Box::new(log_panic));
     let calls = traces.as_ref().map(|traces| CallTracer(traces.tracer()));
     Ok(Telemetry { spans, calls, filter: change, traces })
+}
+
+/// What writes lines; their target is told only where a collector may tell them apart by it.
+fn lines<S>(is_json: bool, shows_target: bool) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    if is_json {
+        lines.fmt_fields(JsonFields::new()).event_format(JsonLines::new(shows_target)).boxed()
+    } else {
+        lines.with_target(shows_target).with_ansi(std::io::stderr().is_terminal()).boxed()
+    }
 }
 
 fn is_own(metadata: &Metadata<'_>) -> bool {

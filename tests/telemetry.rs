@@ -197,14 +197,20 @@ impl Process {
     }
 
     /// With what it printed, too.
-    async fn end_with_output(mut self) -> (String, Vec<serde_json::Value>, Duration) {
+    async fn end_with_output(self) -> (String, Vec<serde_json::Value>, Duration) {
+        let (out, lines, took) = self.end_as_text().await;
+        (out, lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), took)
+    }
+
+    /// What it printed, and its log.
+    async fn end_as_text(mut self) -> (String, String, Duration) {
         let began = Instant::now();
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
         drop(self.client);
         let (out, lines) = (self.out.await.unwrap(), self.err.await.unwrap());
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
-        (out, lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), began.elapsed())
+        (out, lines, began.elapsed())
     }
 }
 
@@ -946,6 +952,55 @@ async fn a_call_that_succeeds_has_a_line_where_it_is_slow_or_all_have_one() {
         assert_eq!(messages, expected, "{env:?}");
         assert!(calls.iter().all(|line| line["duration_ms"].is_u64()));
     }
+}
+
+/// A write of alice's, within the caller's trace.
+fn update() -> Request<UpdateParticipantRequest> {
+    let request = get(V1_CONVERSATION, "alice");
+    let conversation = request.get_ref().conversation.clone();
+    let participant = Some(Participant { attributes: r#"{"planted":1}"#.into(), ..Default::default() });
+    let update = UpdateParticipantRequest {
+        conversation,
+        participant_id: "alice".into(),
+        participant,
+        ..Default::default()
+    };
+    let (metadata, extensions, _) = request.into_parts();
+    Request::from_parts(metadata, extensions, update)
+}
+
+#[tokio::test]
+async fn an_audit_has_records_of_its_own_whatever_the_filter() {
+    let env = [("GATEWAY_LOG_FILTER", "error")];
+    let (_, lines) = traced_with(true, &env, async |process: &mut Process| {
+        process.client.get_participant(get(V1_CONVERSATION, "nobody-here")).await.unwrap_err();
+        process.client.update_participant(update()).await.unwrap();
+    })
+    .await;
+    let [record] = &lines[..] else { panic!("{lines:#?}") };
+    assert_eq!((&record["target"], &record["message"]), (&json!("audit"), &json!("write")));
+    assert_eq!((&record["caller"], &record["trace_id"]), (&json!("address:127.0.0.1"), &json!(TRACE)));
+    assert_eq!(record["conversation"], V1_CONVERSATION);
+    // No key stands twice, and the participant is told by its id.
+    assert!(record["participant"].as_str().unwrap().starts_with("MB") && record["duration_ms"].is_u64());
+    assert!(record.get("span_id").is_none(), "{record}");
+
+    let mut process =
+        Process::start(&[("GATEWAY_LOG_AUDIT", "false"), ("GATEWAY_LOG_FILTER", "trace")]).await;
+    process.client.update_participant(update()).await.unwrap();
+    let (lines, _) = process.end().await;
+    assert!(lines.iter().all(|line| line["message"] != "write"), "{lines:#?}");
+}
+
+#[tokio::test]
+async fn a_record_of_the_audit_is_a_line_for_people_too() {
+    let mut process =
+        Process::start(&[("GATEWAY_LOG_FORMAT", "text"), ("GATEWAY_LOG_FILTER", "error")]).await;
+    process.client.update_participant(update()).await.unwrap();
+    let (_, text, _) = process.end_as_text().await;
+    let [line] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
+    assert!(line.contains(" audit: write caller=\"address:127.0.0.1\""), "{line}");
+    assert!(line.contains("rpc.response.status_code=\"OK\"") && !line.contains("None"), "{line}");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Who calls.
 
+use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -45,5 +46,16 @@ impl Identity {
     /// Its name, where it has proven one.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
+    }
+}
+
+impl fmt::Display for Identity {
+    /// Its name, or the address that it calls from, as a policy names them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.name, self.id) {
+            (Some(name), _) => f.write_str(name),
+            (None, CallerId::Peer(address)) => write!(f, "address:{address}"),
+            (None, CallerId::Named(_) | CallerId::Unknown) => f.write_str("anonymous"),
+        }
     }
 }

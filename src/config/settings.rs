@@ -509,6 +509,13 @@ pub const SETTINGS: &[Setting] = &[
         "Whether every call that succeeds has a log line",
     ),
     setting(
+        "log.audit",
+        None,
+        "GATEWAY_LOG_AUDIT",
+        "true",
+        "Whether every write and every call that is denied has a record of the target audit, whatever log.filter says",
+    ),
+    setting(
         "log.format",
         None,
         "GATEWAY_LOG_FORMAT",

@@ -16,6 +16,7 @@ pub(super) struct Sources<'a> {
     file: BTreeMap<String, String>,
     pub(super) accounts: Vec<toml::Table>,
     pub(super) default_account: Option<String>,
+    pub(super) policy: Option<toml::Value>,
     /// Whether an upstream may be plain http and not on loopback.
     pub(super) allow_insecure: bool,
     pub(super) problems: Vec<Problem>,
@@ -29,6 +30,7 @@ impl<'a> Sources<'a> {
             file: BTreeMap::new(),
             accounts: Vec::new(),
             default_account: None,
+            policy: None,
             allow_insecure: false,
             problems: Vec::new(),
         };
@@ -91,18 +93,9 @@ impl<'a> Sources<'a> {
     }
 
     fn read(&mut self, path: &Path) {
-        let at = path.display().to_string();
-        let table = match std::fs::read_to_string(path).map(Zeroizing::new) {
-            Ok(text) => text.parse::<toml::Table>(),
-            Err(error) => return self.problem(at, format!("cannot be read: {error}")),
-        };
-        match table {
-            Ok(table) => self.flatten("", table, &at),
-            // The error's own text repeats the line, which may hold a secret.
-            Err(error) => {
-                let place = error.span().map_or(String::new(), |span| format!(" at byte {}", span.start));
-                self.problem(at, format!("is no TOML{place}: {}", error.message()));
-            }
+        match table(path) {
+            Ok(table) => self.flatten("", table, &path.display().to_string()),
+            Err(problem) => self.problems.push(problem),
         }
     }
 
@@ -113,6 +106,7 @@ impl<'a> Sources<'a> {
             match value {
                 toml::Value::Array(tables) if key == "accounts" => self.add_accounts(tables, at),
                 toml::Value::String(text) if key == "default_account" => self.default_account = Some(text),
+                policy if key == "policy" => self.policy = Some(policy),
                 toml::Value::Table(table) if is_prefix(&format!("{key}.")) => {
                     self.flatten(&format!("{key}."), table, at);
                 }
@@ -144,6 +138,18 @@ impl<'a> Sources<'a> {
             }
         }
     }
+}
+
+/// The file as it stands there.
+pub(super) fn table(path: &Path) -> Result<toml::Table, Problem> {
+    let problem = |text| Problem { at: path.display().to_string(), text };
+    let text = std::fs::read_to_string(path).map(Zeroizing::new);
+    let text = text.map_err(|error| problem(format!("cannot be read: {error}")))?;
+    text.parse::<toml::Table>().map_err(|error| {
+        // The error's own text repeats the line, which may hold a secret.
+        let place = error.span().map_or(String::new(), |span| format!(" at byte {}", span.start));
+        problem(format!("is no TOML{place}: {}", error.message()))
+    })
 }
 
 const TABLES: &str = "must be tables, each as [[accounts]]";

@@ -1196,3 +1196,77 @@ fn a_choice_of_who_may_call_that_is_none_is_named() {
     }
     assert_problems(&refused("mtls"), &[("GATEWAY_AUTH_MODE", "tls.client_ca_file")]);
 }
+
+#[test]
+fn every_problem_of_the_policy_is_told_by_its_key() {
+    let file = File::new(
+        "policy.default = \"allow\"\n\
+         [[policy.rules]]\ncallers = [\"token:ci\"]\naccounts = [\"*\"]\nmethods = [\"*\"]\n\
+         [[policy.rules]]\ncaller = \"token:ci\"\n\
+         [[policy.rules]]\ncallers = [\"token:*i\", \"bob\", 1]\naccounts = \"*\"\nmethods = []\n\
+         [[policy.rules]]\ncallers = [\"*\", \"token:*i\", \"bob\"]\naccounts = [\"*\", \"AC1\"]\nservices = [\"*\"]\n\
+         methods = [\"GetParticipants\", \"read\"]\nread_only = true\npii = true\n\
+         [[policy.rules]]\ncallers = [\"*\"]\naccounts = [\"*\"]\nread_only = \"true\"\n\
+         services = [\"IS00000000000000000000000000000001\"]\nmethods = [\"WatchParticipants\"]\n",
+    );
+    let problems = problems_beside_an_account(&["--config", file.path()], &[]);
+    assert_problems(
+        &problems,
+        &[
+            ("policy.default:", "no key of the policy"),
+            ("policy.rules[1].caller:", "callers"),
+            ("policy.rules[1].callers:", "is required"),
+            ("policy.rules[1].accounts:", "is required"),
+            ("policy.rules[1].methods:", "is required"),
+            ("policy.rules[2].callers:", "a list of texts"),
+            ("policy.rules[2].accounts:", "a list of texts"),
+            ("policy.rules[2].methods:", "a list of texts"),
+            ("policy.rules[3].callers[1]:", "at its end only"),
+            ("policy.rules[3].callers[2]:", "token:"),
+            ("policy.rules[3].accounts[0]:", "32 hex digits"),
+            ("policy.rules[3].accounts[1]:", "32 hex digits"),
+            ("policy.rules[3].services[0]:", "leave services out for all"),
+            ("policy.rules[3].methods[0]:", "GetParticipant"),
+            ("policy.rules[3].read_only:", "beside methods"),
+            ("policy.rules[3].pii:", "masked"),
+            ("policy.rules[4].read_only:", "without quotation marks"),
+            ("policy.rules[4].methods:", "tells no service"),
+        ],
+    );
+    for (text, key) in [
+        ("policy = 1", "policy:"),
+        ("[policy]\nrules = 1", "policy.rules:"),
+        ("[policy]\nrules = [1]", "policy.rules[0]:"),
+    ] {
+        let file = File::new(text);
+        assert_problems(&problems_beside_an_account(&["--config", file.path()], &[]), &[(key, "must be")]);
+    }
+}
+
+#[test]
+fn the_rules_are_shown() {
+    let shown = |text: &str| {
+        let file = File::new(text);
+        let report = report(&["--config", file.path()], &ACCOUNT);
+        assert!(report.outcome.is_ok());
+        report.lines.into_iter().filter(|line| line.starts_with("policy")).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(""), ["policy = (none: every caller may do everything)"]);
+    assert_eq!(shown("[policy]"), ["policy = no rule: nobody may do anything"]);
+    let rules = format!(
+        "[[policy.rules]]\ncallers = [\"token:ci\", \"spiffe://td/*\"]\naccounts = [\"{SID}\"]\n\
+         services = [\"IS00000000000000000000000000000001\"]\nmethods = [\"GetParticipant\", \"write\"]\n\
+         [[policy.rules]]\ncallers = [\"*\"]\naccounts = [\"*\"]\nread_only = true\npii = \"shown\"\n"
+    );
+    assert_eq!(
+        shown(&rules),
+        [
+            &format!(
+                "policy.rules[0] = token:ci, spiffe://td/* may GetParticipant, CreateParticipant, UpdateParticipant, \
+                 DeleteParticipant in {SID}, services IS00000000000000000000000000000001, PII masked"
+            ),
+            "policy.rules[1] = * may GetParticipant, ListParticipants, StreamParticipants, BatchGetParticipants, \
+             ListParticipantConversations, WatchParticipants in all accounts, PII shown",
+        ]
+    );
+}

@@ -8,6 +8,7 @@ mod methods;
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
@@ -26,6 +27,7 @@ use tonic_types::StatusExt as _;
 use tower::Service as _;
 use tracing::{info, warn};
 
+use super::audit::Entry;
 use super::deadline::Limits;
 use super::status::{self, Reason};
 use super::stopping::Requests;
@@ -33,7 +35,8 @@ use super::{Opened, Server, pace};
 use crate::access::{Access, Identity, Peer, Unauthenticated};
 use crate::telemetry::{CallLog, CallSpan, CallTracer, Metrics};
 pub use answer::Answer;
-use callers::{Caller, Callers, Place, Places};
+pub(super) use callers::Caller;
+use callers::{Callers, Place, Places};
 use methods::{Kind, Method, Methods};
 
 /// How long a call may take, and how many there may be at once. What is more is refused at once: a queue would only grow
@@ -75,7 +78,8 @@ impl Calls {
         log: CallLog,
     ) -> Self {
         let (methods, tracer) = (Methods::new(metrics), OnceLock::new());
-        let callers = Callers::new(Places { calls: limits.in_flight, watchers: limits.watchers });
+        let places = Places { calls: limits.in_flight, watchers: limits.watchers };
+        let callers = Callers::new(places, access.clone());
         Self(Arc::new(Shared { limits, methods, access, callers, end_streams, tracer, log }))
     }
 
@@ -151,16 +155,19 @@ impl CallService {
         let method = calls.0.methods.find(request.uri().path());
         let kind = method.kind;
         let span = CallSpan::begin(calls.0.tracer.get(), &method.name, request.headers());
-        let (caller, services) = (self.caller_of(kind, request.headers()), self.services.clone());
+        let (caller, services) =
+            (self.caller_of(kind, request.headers(), limits.fires), self.services.clone());
+        let address = self.peer.address;
         let mut call = Call::begin(method, span, calls);
         async move {
             let caller = match caller.await {
                 Ok(caller) => caller,
-                Err(Unauthenticated) => {
-                    return Ok(call.observe(status::plain(Reason::Unauthenticated).into_http()));
+                Err(why) => {
+                    call.refused(why, address);
+                    return Ok(call.observe(status::plain(why).into_http()));
                 }
             };
-            let opened = Opened::new(limits.deadline, caller.identity.id(), request.headers());
+            let opened = Opened::new(limits.deadline, caller.clone(), call.began, request.headers());
             request.extensions_mut().insert(opened);
             if !call.has_room(caller) {
                 return Ok(call.observe(status::shed().into_http()));
@@ -171,21 +178,26 @@ impl CallService {
         }
     }
 
-    /// Whose a call is. Health is asked for by whoever keeps the process running, who has no name.
+    /// Whose a call is, by the call's own deadline: proof may have to be fetched. Health is asked for by whoever keeps the
+    /// process running, who has no name.
     fn caller_of(
         &self,
         kind: Kind,
         headers: &HeaderMap,
-    ) -> impl Future<Output = Result<Arc<Caller>, Unauthenticated>> + Send + use<> {
+        fires: Instant,
+    ) -> impl Future<Output = Result<Arc<Caller>, Reason>> + Send + use<> {
         let Shared { access, callers, .. } = &*self.services.calls.0;
         match &self.caller {
             Some(caller) => Either::Left(ready(Ok(caller.clone()))),
-            None if kind == Kind::Other => {
+            None if kind == Kind::Health => {
                 Either::Left(ready(Ok(callers.get(Identity::of_address(self.peer.address)))))
             }
             None => {
                 let (identity, callers) = (access.of_call(&self.peer, headers), callers.clone());
-                Either::Right(async move { Ok(callers.get(identity.await?)) })
+                Either::Right(async move {
+                    let identity = timeout_at(fires, identity).await.map_err(|_| Reason::Deadline)?;
+                    Ok(callers.get(identity.map_err(|Unauthenticated| Reason::Unauthenticated)?))
+                })
             }
         }
     }
@@ -207,7 +219,7 @@ impl Services {
             Kind::Call | Kind::Stream | Kind::Watcher => {
                 Either::Left(self.participants.clone().call(request))
             }
-            Kind::Other => {
+            Kind::Health | Kind::Other => {
                 let end_streams = self.calls.0.end_streams.clone();
                 Either::Right(self.others.clone().call(request.map(|body| Requests::new(body, end_streams))))
             }
@@ -259,6 +271,14 @@ impl Call {
     fn begin(method: Arc<Method>, span: CallSpan, calls: Calls) -> Self {
         method.metrics.began();
         Self { method, span, began: Instant::now(), ended: false, place: None, calls }
+    }
+
+    /// Records a call that nobody has proven to make.
+    fn refused(&self, why: Reason, address: IpAddr) {
+        if why == Reason::Unauthenticated {
+            let entry = Entry::new(&Identity::of_address(address), &self.method.name, self.began);
+            self.span.within(|| self.calls.0.callers.audit().denied(&entry, why));
+        }
     }
 
     fn has_room(&mut self, caller: Arc<Caller>) -> bool {
@@ -357,11 +377,12 @@ impl Call {
             };
         }
         let needs_a_human = reason == Some(Reason::UpstreamCredentialsRejected.as_str());
-        let is_shed =
-            [Reason::LocalConcurrency, Reason::CircuitOpen].iter().any(|shed| reason == Some(shed.as_str()));
+        let is = |reasons: [Reason; 2]| reasons.iter().any(|one| reason == Some(one.as_str()));
         match status.code() {
             // There may be thousands a second, which a metric counts.
-            _ if is_shed => line!(debug),
+            _ if is([Reason::LocalConcurrency, Reason::CircuitOpen]) => line!(debug),
+            // So there may be of these, of which the audit has records.
+            _ if is([Reason::NotAllowed, Reason::Unauthenticated]) => line!(debug),
             // tonic's own errors are the caller's: bytes that are no message, a method that is none.
             _ if reason.is_none() => line!(info),
             Code::Internal | Code::DataLoss => line!(error),

@@ -71,13 +71,11 @@ pub(super) struct Created {
     pub(super) conversation: Conversation,
     pub(super) create: Create,
     pub(super) request_id: Option<RequestId>,
-    pub(super) validate_only: bool,
 }
 
 pub(super) struct Updated {
     pub(super) key: ParticipantKey,
     pub(super) update: Update,
-    pub(super) validate_only: bool,
 }
 
 pub(super) struct Stream {
@@ -240,7 +238,7 @@ pub(super) fn create(
         participant,
         webhook_enabled,
         request_id,
-        validate_only,
+        validate_only: _,
     } = request;
     let mut check = Check::default();
     let conversation = self::conversation(&mut check, conversation, accounts);
@@ -270,7 +268,6 @@ pub(super) fn create(
         conversation,
         create: Create { participant, webhook_enabled },
         request_id,
-        validate_only,
     }))
 }
 
@@ -284,7 +281,7 @@ pub(super) fn update(
         participant,
         update_mask,
         webhook_enabled,
-        validate_only,
+        validate_only: _,
     } = request;
     let mut check = Check::default();
     let conversation = self::conversation(&mut check, conversation, accounts);
@@ -303,11 +300,12 @@ pub(super) fn update(
             value(&mut check, field, participant, version);
         }
     }
-    check.done(key(conversation, id).zip(participant).map(|(key, participant)| Updated {
-        key,
-        update: Update { participant, fields, webhook_enabled },
-        validate_only,
-    }))
+    check.done(
+        key(conversation, id).zip(participant).map(|(key, participant)| Updated {
+            key,
+            update: Update { participant, fields, webhook_enabled },
+        }),
+    )
 }
 
 pub(super) fn delete(

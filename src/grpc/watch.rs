@@ -7,6 +7,7 @@ use futures_util::stream::try_unfold;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
+use super::permit::{Watched, shown_event};
 use super::status;
 use crate::participants::{Error, Position, Told, Watch};
 use crate::proto::watch_participants_response::Message;
@@ -15,6 +16,7 @@ use crate::proto::{Heartbeat, WatchParticipantsResponse};
 /// What is left of the stream.
 struct Answers {
     watch: Watch,
+    watched: Watched,
     heartbeat: Duration,
     has_begun: bool,
     /// When the next heartbeat is due.
@@ -25,36 +27,50 @@ struct Answers {
 /// The stream begins with a heartbeat and ends with its first error; dropped, nothing of it is left.
 pub(super) fn answers(
     watch: Watch,
+    watched: Watched,
     heartbeat: Duration,
     deadline: Instant,
 ) -> impl Stream<Item = Result<WatchParticipantsResponse, Status>> + Send + 'static {
-    let answers = Answers { watch, heartbeat, has_begun: false, due: Instant::now(), deadline };
+    let answers = Answers { watch, watched, heartbeat, has_begun: false, due: Instant::now(), deadline };
     try_unfold(answers, |mut answers| async move {
-        let answer = answers.next().await.map_err(|error| status::of_watch(&error))?;
+        let answer = answers.next().await?;
         Ok(Some((answer, answers)))
     })
 }
 
 impl Answers {
-    async fn next(&mut self) -> Result<WatchParticipantsResponse, Error> {
+    async fn next(&mut self) -> Result<WatchParticipantsResponse, Status> {
         // Also where there are events already: with the first message a watcher knows that it misses nothing from here on.
         if !std::mem::replace(&mut self.has_begun, true) {
-            self.due = Instant::now() + self.heartbeat;
             return Ok(self.heartbeat());
         }
-        let told = timeout_at(self.due.min(self.deadline), self.watch.next()).await;
-        self.due = Instant::now() + self.heartbeat;
-        match told {
-            Ok(told) => {
-                let Told { position, event } = told?;
-                Ok(answer(Message::Event(event.event.clone()), position))
+        loop {
+            let told = tokio::select! {
+                // Who may no longer watch is not told one event more.
+                biased;
+                changed = self.watched.changed() => {
+                    changed?;
+                    continue;
+                }
+                told = timeout_at(self.due.min(self.deadline), self.watch.next()) => told,
+            };
+            match told {
+                Ok(told) => {
+                    let Told { position, event } = told.map_err(|error| status::of_watch(&error))?;
+                    let Some(sight) = self.watched.sight(event.account.as_str()) else { continue };
+                    self.due = Instant::now() + self.heartbeat;
+                    return Ok(answer(Message::Event(shown_event(event.event.clone(), sight)), position));
+                }
+                Err(_) if Instant::now() >= self.deadline => {
+                    return Err(status::of_watch(&Error::Deadline { sent: false }));
+                }
+                Err(_) => return Ok(self.heartbeat()),
             }
-            Err(_) if Instant::now() >= self.deadline => Err(Error::Deadline { sent: false }),
-            Err(_) => Ok(self.heartbeat()),
         }
     }
 
-    fn heartbeat(&self) -> WatchParticipantsResponse {
+    fn heartbeat(&mut self) -> WatchParticipantsResponse {
+        self.due = Instant::now() + self.heartbeat;
         answer(Message::Heartbeat(Heartbeat {}), self.watch.place())
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::cached::bytes;
-use super::{Error, Participants, outcome};
+use super::{Error, Participants, Witness, outcome};
 use crate::cache::{Claim, Kept, Settled, Slot};
 use crate::feed::{IdentifiedRequest, RequestClaim};
 use crate::ids::{Call, Conversation, RequestId};
@@ -43,14 +43,17 @@ impl Participants {
         create: Create,
         request_id: Option<RequestId>,
         call: Call,
+        witness: Witness,
     ) -> Result<Participant, Error> {
         if let Some(id) = request_id {
-            return self.create_with_id(&conversation, &create, id, call).await;
+            return self.create_with_id(&conversation, &create, id, call, &witness).await;
         }
         let prepared = self.twilio.prepare_create(&conversation, &create, self.twilio.budget(call))?;
         let participants = self.clone();
         let write = move |agreement: Agreement| async move {
-            participants.send_create(&conversation, &create, prepared, &agreement).await
+            let result = participants.send_create(&conversation, &create, prepared, &agreement).await;
+            witness.saw(result.as_ref().map(Some));
+            result
         };
         self.detached(call, write).await
     }
@@ -62,13 +65,15 @@ impl Participants {
         create: &Create,
         id: RequestId,
         call: Call,
+        witness: &Witness,
     ) -> Result<Participant, Error> {
         let (mut pause, mut is_sent_elsewhere) = (SHORTEST_PAUSE, false);
         loop {
             let prepared = self.twilio.prepare_create(conversation, create, self.twilio.budget(call))?;
             match self.outcomes.claim(conversation.account.clone(), id, prepared.fingerprint()).await {
                 Claim::First(slot) => {
-                    match self.create_as_first(conversation, create, prepared, (id, slot), call).await {
+                    let first = (id, slot, witness.clone());
+                    match self.create_as_first(conversation, create, prepared, first, call).await {
                         Ok(Some(created)) => return Ok(created),
                         Ok(None) => is_sent_elsewhere = true,
                         Err(Error::Deadline { sent }) => {
@@ -98,7 +103,7 @@ impl Participants {
         conversation: &Conversation,
         create: &Create,
         prepared: Prepared,
-        (id, slot): (RequestId, Slot<Result<Participant, Error>>),
+        (id, slot, witness): (RequestId, Slot<Result<Participant, Error>>, Witness),
         call: Call,
     ) -> Result<Option<Participant>, Error> {
         let request = self.identified(conversation, &prepared, id);
@@ -117,6 +122,7 @@ impl Participants {
             };
             slot.begin();
             let result = participants.send_create(&conversation, &create, prepared, &agreement).await;
+            witness.saw(result.as_ref().map(Some));
             // The order matters: who waits here for the id to be free asks the other replicas next.
             if result.as_ref().is_err_and(Error::nothing_was_done) {
                 ticket.release().await;

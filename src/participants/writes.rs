@@ -4,7 +4,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use super::cached::sid_of;
-use super::{Error, Participants};
+use super::{Error, Participants, Witness};
 use crate::feed::Notice;
 use crate::ids::{ApiVersion, Call, Conversation, ParticipantKey, Person, Segment};
 use crate::proto::{Address, Channel, Participant, UpstreamRequest};
@@ -34,29 +34,42 @@ impl Participants {
         key: ParticipantKey,
         update: Update,
         call: Call,
+        witness: Witness,
     ) -> Result<Participant, Error> {
         let participants = self.clone();
         let write = move |agreement: Agreement| async move {
-            let _turn = match key.conversation.version {
-                ApiVersion::V1 => None,
-                ApiVersion::V2 => participants.turns.take(&key).await,
-            };
-            if agreement.is_given_up() {
-                return Err(Error::Deadline { sent: false });
-            }
-            let (key, current) = participants.current(key, &update, call).await?;
-            let budget = participants.twilio.budget(call);
-            let prepared = participants.twilio.prepare_update(&key, &update, current.as_ref(), budget)?;
-            match current {
-                Some(current) if prepared.is_no_change() => {
-                    let result = Ok(current);
-                    participants.forget(&key.conversation, &[result.as_ref().ok()], &[], &result).await;
-                    result
-                }
-                current => participants.send_update(key, update, current, prepared, &agreement).await,
-            }
+            let result = participants.update_in_turn(key, update, call, agreement).await;
+            witness.saw(result.as_ref().map(Some));
+            result
         };
         self.detached(call, write).await
+    }
+
+    async fn update_in_turn(
+        &self,
+        key: ParticipantKey,
+        update: Update,
+        call: Call,
+        agreement: Agreement,
+    ) -> Result<Participant, Error> {
+        let _turn = match key.conversation.version {
+            ApiVersion::V1 => None,
+            ApiVersion::V2 => self.turns.take(&key).await,
+        };
+        if agreement.is_given_up() {
+            return Err(Error::Deadline { sent: false });
+        }
+        let (key, current) = self.current(key, &update, call).await?;
+        let budget = self.twilio.budget(call);
+        let prepared = self.twilio.prepare_update(&key, &update, current.as_ref(), budget)?;
+        match current {
+            Some(current) if prepared.is_no_change() => {
+                let result = Ok(current);
+                self.forget(&key.conversation, &[result.as_ref().ok()], &[], &result).await;
+                result
+            }
+            current => self.send_update(key, update, current, prepared, &agreement).await,
+        }
     }
 
     /// The key by Twilio's id, and what is there now, where the update has to know it. An etag that no longer fits ends it.
@@ -107,22 +120,35 @@ impl Participants {
         key: ParticipantKey,
         webhook_enabled: Option<bool>,
         call: Call,
+        witness: Witness,
     ) -> Result<(), Error> {
         if key.conversation.version == ApiVersion::V2 {
             return Err(Error::NotSupported);
         }
         let participants = self.clone();
         let write = move |agreement: Agreement| async move {
-            let twilio = &participants.twilio;
-            let current =
-                if key.is_identity() { Some(twilio.fetch(&key, twilio.budget(call)).await?) } else { None };
-            let key = by_id(key, current.as_ref())?;
-            let result = twilio.delete(&key, webhook_enabled, twilio.budget(call), &agreement).await;
-            let result = result.map_err(Error::from);
-            participants.forget(&key.conversation, &[current.as_ref()], &[], &result).await;
+            let result = participants.delete_by_id(key, webhook_enabled, call, agreement).await;
+            witness.saw(result.as_ref().map(|()| None));
             result
         };
         self.detached(call, write).await
+    }
+
+    async fn delete_by_id(
+        &self,
+        key: ParticipantKey,
+        webhook_enabled: Option<bool>,
+        call: Call,
+        agreement: Agreement,
+    ) -> Result<(), Error> {
+        let twilio = &self.twilio;
+        let current =
+            if key.is_identity() { Some(twilio.fetch(&key, twilio.budget(call)).await?) } else { None };
+        let key = by_id(key, current.as_ref())?;
+        let result = twilio.delete(&key, webhook_enabled, twilio.budget(call), &agreement).await;
+        let result = result.map_err(Error::from);
+        self.forget(&key.conversation, &[current.as_ref()], &[], &result).await;
+        result
     }
 
     /// Runs a write in a task of its own: once it was sent, neither a caller that goes away nor its deadline may cut it,

@@ -7,14 +7,15 @@ use tracing_subscriber::fmt::format::{Format, Json, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::AUDIT;
 use super::traces::current_ids;
 
 /// The library's JSON, with `trace_id` and `span_id` at its end where a span is recorded.
 pub(super) struct JsonLines(Format<Json>);
 
 impl JsonLines {
-    pub(super) fn new() -> Self {
-        let json = Format::default().json().with_target(false).flatten_event(true);
+    pub(super) fn new(shows_target: bool) -> Self {
+        let json = Format::default().json().with_target(shows_target).flatten_event(true);
         Self(json.with_span_list(false).with_current_span(false))
     }
 }
@@ -32,7 +33,9 @@ where
     ) -> fmt::Result {
         let mut line = String::new();
         self.0.format_event(context, Writer::new(&mut line), event)?;
-        match (current_ids(), line.trim_end().strip_suffix('}')) {
+        // A record for an audit may be written after its call, and says itself which trace it belongs to.
+        let ids = current_ids().filter(|_| event.metadata().target() != AUDIT);
+        match (ids, line.trim_end().strip_suffix('}')) {
             (Some((trace, span)), Some(open)) => {
                 writeln!(writer, r#"{open},"trace_id":"{trace}","span_id":"{span}"}}"#)
             }

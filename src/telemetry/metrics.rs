@@ -73,6 +73,7 @@ struct Instruments {
     bad_secrets: UpDownCounter<i64>,
     tls_reloads: Counter<u64>,
     tls_expiry: Gauge<u64>,
+    policy_reloads: Counter<u64>,
     lookups: Counter<u64>,
     hits: BoundCounter<u64>,
     refreshes: Counter<u64>,
@@ -299,6 +300,7 @@ impl Metrics {
                 .with_description(TLS_EXPIRY.help)
                 .with_unit(TLS_EXPIRY.unit)
                 .build(),
+            policy_reloads: counter(&POLICY_RELOADS),
             hits: lookups.bind(&[KeyValue::new("participant.cache.outcome", "hit")]),
             lookups,
             refreshes: counter(&REFRESHES),
@@ -313,6 +315,9 @@ impl Metrics {
         };
         // So that they are there before anything is wrong.
         instruments.bad_secrets.add(0, &[]);
+        for outcome in ["taken", "refused", "unchanged"] {
+            instruments.policy_reloads.add(0, &[KeyValue::new("participant.policy.reload.outcome", outcome)]);
+        }
         for outcome in ["renewed", "joined", "failed", "panicked"] {
             instruments.refreshes.add(0, &[KeyValue::new("participant.cache.refresh.outcome", outcome)]);
         }
@@ -494,6 +499,11 @@ impl Metrics {
     /// The files of a listener's TLS have changed, and are of use or not.
     pub fn tls_reloaded(&self, listener: &'static str, is_good: bool) {
         self.0.tls_reloads.add(1, &tls_labels(listener, if is_good { "ok" } else { "failed" }));
+    }
+
+    /// The policy's file has changed; `outcome` is one of those that the table lists.
+    pub fn policy_reloaded(&self, outcome: &'static str) {
+        self.0.policy_reloads.add(1, &[KeyValue::new("participant.policy.reload.outcome", outcome)]);
     }
 
     /// A read was served, or not; `outcome` is one of those that the table lists.

@@ -283,6 +283,11 @@ pub fn inject_trace(headers: &mut HeaderMap) {
     TraceContextPropagator::new().inject_context(&tracing::Span::current().context(), &mut Headers(headers));
 }
 
+/// The trace of the span that is entered now, for a record that is written later.
+pub fn trace_id() -> Option<String> {
+    current_ids().map(|(trace, _)| trace.to_string())
+}
+
 /// The ids of the span that is entered now, for log lines.
 pub(super) fn current_ids() -> Option<(trace::TraceId, trace::SpanId)> {
     let context = Context::current();

@@ -5,6 +5,7 @@
 mod harness;
 
 mod accounts;
+mod audit;
 mod bad_input;
 mod batch;
 mod breaker;
@@ -21,6 +22,7 @@ mod governor;
 mod lists;
 mod metrics;
 mod outcomes;
+mod policy;
 mod previews;
 mod properties;
 mod raw;

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::methods::Kind;
-use crate::access::Identity;
+use crate::access::{Access, Granted, Identity};
+use crate::grpc::audit::Audit;
 use crate::ids::CallerId;
 
 /// How many calls there may be at once.
@@ -27,15 +28,21 @@ pub(super) struct Callers(Arc<Shared>);
 
 struct Shared {
     places: Places,
+    access: Access,
+    audit: Audit,
     /// By the kind's counter.
     in_flight: [AtomicUsize; 3],
     known: Mutex<HashMap<CallerId, Weak<Caller>>>,
 }
 
 impl Callers {
-    pub(super) fn new(places: Places) -> Self {
-        let (in_flight, known) = Default::default();
-        Self(Arc::new(Shared { places, in_flight, known }))
+    pub(super) fn new(places: Places, access: Access) -> Self {
+        let (audit, in_flight, known) = Default::default();
+        Self(Arc::new(Shared { places, access, audit, in_flight, known }))
+    }
+
+    pub(super) fn audit(&self) -> &Audit {
+        &self.0.audit
     }
 
     /// One for all calls and connections of a caller.
@@ -43,7 +50,8 @@ impl Callers {
         let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = known.entry(identity.id()).or_default();
         slot.upgrade().unwrap_or_else(|| {
-            let caller = Arc::new(Caller { identity, in_flight: Default::default(), callers: self.clone() });
+            let (granted, in_flight) = (self.0.access.granted(&identity), Default::default());
+            let caller = Arc::new(Caller { identity, granted, in_flight, callers: self.clone() });
             *slot = Arc::downgrade(&caller);
             caller
         })
@@ -55,11 +63,18 @@ impl Callers {
     }
 }
 
-/// Who calls, and the calls that it has in flight.
-pub(super) struct Caller {
-    pub(super) identity: Identity,
+/// Who calls, what it may do, and the calls that it has in flight.
+pub(in crate::grpc) struct Caller {
+    pub(in crate::grpc) identity: Identity,
+    pub(in crate::grpc) granted: Granted,
     in_flight: [AtomicUsize; 3],
     callers: Callers,
+}
+
+impl Caller {
+    pub(in crate::grpc) fn audit(&self) -> &Audit {
+        self.callers.audit()
+    }
 }
 
 impl Drop for Caller {
@@ -114,7 +129,7 @@ mod tests {
     #[test]
     fn a_callers_connections_share_its_places_and_nobody_is_remembered() {
         for kind in [Kind::Call, Kind::Watcher] {
-            let callers = Callers::new(EIGHT);
+            let callers = Callers::new(EIGHT, Access::open());
             let own = places(&callers, kind, 1, 5);
             let others = places(&callers, kind, 2, 3);
             assert_eq!((granted(&own), granted(&others)), (4, 2), "{kind:?}");
@@ -127,7 +142,7 @@ mod tests {
 
     #[test]
     fn what_is_refused_takes_no_place() {
-        let callers = Callers::new(Places { calls: 1, watchers: 1 });
+        let callers = Callers::new(Places { calls: 1, watchers: 1 }, Access::open());
         let first = places(&callers, Kind::Call, 1, 4);
         assert_eq!((granted(&first), callers.in_flight()), (1, 1));
         drop(first);

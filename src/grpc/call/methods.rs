@@ -6,20 +6,27 @@ use std::sync::Arc;
 use crate::proto::{self, Message as _};
 use crate::telemetry::{MethodMetrics, Metrics};
 
+/// What the paths of the health protocol begin with.
+const HEALTH: &str = "grpc.health.v1.Health/";
+
 /// This contract's methods by their paths, and what stands for any other.
 pub(super) struct Methods {
     ours: HashMap<Arc<str>, Arc<Method>>,
+    health: Arc<Method>,
     other: Arc<Method>,
 }
 
 impl Methods {
     pub(super) fn new(metrics: &Metrics) -> Self {
-        Self { ours: methods(metrics), other: Method::new("_OTHER", Kind::Other, metrics) }
+        let [health, other] = [Kind::Health, Kind::Other].map(|kind| Method::new("_OTHER", kind, metrics));
+        Self { ours: methods(metrics), health, other }
     }
 
     /// By the path of a request.
     pub(super) fn find(&self, path: &str) -> Arc<Method> {
-        self.ours.get(path.trim_start_matches('/')).unwrap_or(&self.other).clone()
+        let path = path.trim_start_matches('/');
+        let other = || if path.starts_with(HEALTH) { &self.health } else { &self.other };
+        self.ours.get(path).unwrap_or_else(other).clone()
     }
 }
 
@@ -46,7 +53,9 @@ pub(super) enum Kind {
     /// One of those that is answered in many parts.
     Stream,
     Watcher,
-    /// Health and reflection, which are never refused: a restart would be the answer to a health check that fails.
+    /// Never refused, whoever asks: a restart would be the answer to a health check that fails.
+    Health,
+    /// Reflection, and what there is no method for.
     Other,
 }
 
@@ -56,7 +65,7 @@ impl Kind {
         match self {
             Self::Call | Self::Stream => 0,
             Self::Watcher => 1,
-            Self::Other => 2,
+            Self::Health | Self::Other => 2,
         }
     }
 }
@@ -85,13 +94,18 @@ fn methods(metrics: &Metrics) -> HashMap<Arc<str>, Arc<Method>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access;
 
     #[test]
-    fn the_methods_are_the_contracts() {
+    fn the_methods_are_the_contracts_and_those_that_rules_can_name() {
         let methods = methods(&Metrics::new(None).unwrap());
+        let mut names: Vec<_> = methods.keys().filter_map(|path| path.rsplit('/').next()).collect();
+        let mut named = access::Method::ALL.map(access::Method::name);
+        names.sort_unstable();
+        named.sort_unstable();
+        assert_eq!(names, named);
         assert_eq!(methods["participant.v1.ParticipantService/GetParticipant"].kind, Kind::Call);
         assert_eq!(methods["participant.v1.ParticipantService/StreamParticipants"].kind, Kind::Stream);
         assert_eq!(methods["participant.v1.ParticipantService/WatchParticipants"].kind, Kind::Watcher);
-        assert_eq!(methods.len(), 9);
     }
 }

@@ -5,6 +5,9 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
+use super::text::IS_MASKED;
+use crate::proto::MASKED_JSON;
+
 /// "Conversations limits": participant attributes, 4 KB.
 const MAX_BYTES: usize = 4096;
 
@@ -12,6 +15,9 @@ const MAX_BYTES: usize = 4096;
 pub(super) fn check(text: &str) -> Result<(), String> {
     if text.len() > MAX_BYTES {
         return Err(format!("must not be longer than {MAX_BYTES} bytes"));
+    }
+    if text == MASKED_JSON {
+        return Err(IS_MASKED.into());
     }
     match serde_json::from_str::<Unambiguous>(text) {
         Ok(Unambiguous) => Ok(()),

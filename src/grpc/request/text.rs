@@ -1,9 +1,16 @@
 //! What any text of a write may hold.
 
+use crate::proto::MASKED;
+
+/// A caller that is shown no PII would else write back what it was shown.
+pub(super) const IS_MASKED: &str = "stands for what the caller may not see, and cannot be written";
+
 /// Text of a bounded length without control characters, which have no business in a name, an identity or an address.
 pub(super) fn text(text: &str, max_chars: usize) -> Result<(), String> {
     if text.chars().any(char::is_control) {
         Err("must not hold control characters".into())
+    } else if text == MASKED {
+        Err(IS_MASKED.into())
     } else if text.chars().count() > max_chars {
         Err(format!("must not be longer than {max_chars} characters"))
     } else {

@@ -197,6 +197,15 @@ pub(super) const TLS_EXPIRY: Row = Row {
     labels: &["participant.listener"],
     help: "When the certificate in use ends, or the first of its chain, in Unix time; absent without TLS",
 };
+pub(super) const POLICY_RELOADS: Row = Row {
+    name: "participant.policy.reloads",
+    prometheus: "participant_policy_reloads_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.policy.reload.outcome"],
+    help: "Changes of the configuration file's policy by what became of them: taken, refused (the last good one is kept: look at \
+           the log), unchanged (after a refusal, the file holds the policy in use again)",
+};
 pub(super) const LOOKUPS: Row = Row {
     name: "participant.cache.lookups",
     prometheus: "participant_cache_lookups_total",
@@ -330,6 +339,7 @@ pub const METRICS: &[Row] = &[
     BAD_SECRETS,
     TLS_RELOADS,
     TLS_EXPIRY,
+    POLICY_RELOADS,
     LOOKUPS,
     REFRESHES,
     AGE,
