@@ -1,11 +1,13 @@
 //! Who calls, and what they may do.
 
 mod identity;
+mod limits;
 
 use futures_util::future::BoxFuture;
 use http::HeaderMap;
 
 pub use identity::{Identity, Peer};
+pub use limits::{CallRate, CallerLimits};
 
 /// Tells callers apart, and knows what each may do. Cheap to clone.
 #[derive(Clone, Debug, Default)]

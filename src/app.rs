@@ -122,6 +122,7 @@ impl App {
             stream_stall,
             calls_in_flight,
             watchers,
+            per_caller,
             connections,
             drain,
             log,
@@ -178,8 +179,13 @@ impl App {
         let files = accounts.iter().flat_map(Account::spare_tokens).chain(&page_token_key);
         let files = files.filter(|secret| secret.is_file()).cloned().collect();
 
-        let limits =
-            CallLimits { longest: call_timeout, stall: stream_stall, in_flight: calls_in_flight, watchers };
+        let limits = CallLimits {
+            longest: call_timeout,
+            stall: stream_stall,
+            in_flight: calls_in_flight,
+            watchers,
+            per_caller,
+        };
         let calls = Calls::new(limits, Access::open(), end_streams.clone(), &metrics, log.calls);
         let (health, health_service) = tonic_health::server::health_reporter();
         let service = grpc::service(participants.clone(), known, watch.heartbeat);
