@@ -425,4 +425,6 @@ fn page_token_key(sources: &mut Sources<'_>) -> Option<Secret> {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
