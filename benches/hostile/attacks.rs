@@ -132,6 +132,7 @@ async fn silent(from: IpAddr, address: SocketAddr, end: Instant) -> Report {
                     _ = stream.read_u8() => report.note("closed"),
                     () = sleep_until(end.into()) => report.note("stood"),
                 }
+                sleep(SLOW.1).await;
             }
             report
         });
