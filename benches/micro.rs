@@ -104,6 +104,7 @@ fn hits(criterion: &mut Criterion) {
         stall: config.stream_stall,
         in_flight: usize::MAX,
         watchers: usize::MAX,
+        per_caller: config.per_caller,
     };
     let calls = Calls::new(limits, Access::open(), end, &metrics, config.log.calls);
     let accounts = Accounts::new(account.id.clone(), []);

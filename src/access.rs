@@ -2,6 +2,7 @@
 
 mod certificate;
 mod identity;
+mod limits;
 mod mode;
 mod policy;
 
@@ -10,6 +11,7 @@ use http::HeaderMap;
 
 pub use certificate::Certificate;
 pub use identity::{Identity, Peer};
+pub use limits::{CallRate, CallerLimits};
 pub use mode::{Mode, NoMode};
 pub use policy::{Granted, Method, Methods, Pattern, Policies, Policy, PolicyChanges, Rule, Sight};
 

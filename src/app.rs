@@ -133,6 +133,7 @@ impl App {
             stream_stall,
             calls_in_flight,
             watchers,
+            per_caller,
             connections,
             drain,
             log,
@@ -190,8 +191,13 @@ impl App {
         let files = accounts.iter().flat_map(Account::spare_tokens).chain(&page_token_key);
         let files = files.filter(|secret| secret.is_file()).cloned().collect();
 
-        let limits =
-            CallLimits { longest: call_timeout, stall: stream_stall, in_flight: calls_in_flight, watchers };
+        let limits = CallLimits {
+            longest: call_timeout,
+            stall: stream_stall,
+            in_flight: calls_in_flight,
+            watchers,
+            per_caller,
+        };
         let policies = Policies::new(policy);
         let access = Access::open().under(policies.clone());
         let calls = Calls::new(limits, access, end_streams.clone(), &metrics, log.calls);

@@ -15,6 +15,7 @@ mod tls;
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -24,7 +25,7 @@ pub use events::Events;
 pub use policy::PolicyFile;
 pub use settings::{SETTINGS, Setting, markdown};
 
-use crate::access::Policy;
+use crate::access::{CallRate, CallerLimits, Policy};
 #[cfg(feature = "kinesis")]
 use crate::events::kinesis;
 use crate::participants::{CacheSettings, Capacity, Lifetimes, RedisSettings};
@@ -80,6 +81,8 @@ pub struct Config {
     pub calls_in_flight: usize,
     /// Bounds the watchers.
     pub watchers: usize,
+    /// Bounds what one caller takes.
+    pub per_caller: CallerLimits,
     /// What the gRPC listener's connections may take.
     pub connections: Connections,
     /// How the gateway stops.
@@ -323,6 +326,7 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
         stream_stall: sources.required("limits.stream_stall", limit),
         calls_in_flight: sources.required("limits.calls_in_flight", |text| number(text, 1, 1_000_000)),
         watchers: sources.required("limits.watchers", |text| number(text, 1, 1_000_000)),
+        per_caller: per_caller(sources),
         connections: connections(sources),
         drain: Drain {
             delay: sources.required("drain.delay", duration),
@@ -331,6 +335,22 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
         log: LogSettings { filter, format, calls, is_audit_log },
         export,
     }
+}
+
+fn per_caller(sources: &mut Sources<'_>) -> CallerLimits {
+    let mut bound = |key| NonZeroU32::new(sources.required(key, |text| number(text, 0, 1_000_000)));
+    let in_flight = bound("limits.calls_in_flight_per_caller");
+    let watchers = bound("limits.watchers_per_caller");
+    let per_second = bound("limits.calls_per_second");
+    let burst = sources.optional("limits.calls_burst", |text| number(text, 1, 1_000_000));
+    if let (None, Some(_), Some(place)) = (per_second, burst, sources.place("limits.calls_burst")) {
+        sources.problem(place, "means nothing without limits.calls_per_second");
+    }
+    let rate = per_second.map(|per_second| CallRate {
+        per_second,
+        burst: burst.and_then(NonZeroU32::new).unwrap_or(per_second),
+    });
+    CallerLimits { in_flight, watchers, rate }
 }
 
 fn connections(sources: &mut Sources<'_>) -> Connections {
@@ -425,5 +445,7 @@ fn page_token_key(sources: &mut Sources<'_>) -> Option<Secret> {
     sources.optional(key, fixed).or(sources.optional(file, read))
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

@@ -304,22 +304,26 @@ mod tests {
         assert_eq!(&*file.in_time(|| Ok("new".into())).await.unwrap().unwrap(), "new");
     }
 
-    proptest! {
-        #[test]
-        fn any_line_of_text_is_read_as_it_is(text in "\\PC{1,100}") {
-            prop_assert_eq!(&*written(text.as_bytes(), 1).unwrap(), text.as_str());
-        }
+    mod properties {
+        use super::*;
 
-        #[test]
-        fn no_content_is_a_panic_or_in_an_error(content in prop::collection::vec(any::<u8>(), 0..200)) {
-            if let Ok(text) = written(&content, 1) {
-                prop_assert!(!text.is_empty() && !text.chars().any(char::is_control));
+        proptest! {
+            #[test]
+            fn any_line_of_text_is_read_as_it_is(text in "\\PC{1,100}") {
+                prop_assert_eq!(&*written(text.as_bytes(), 1).unwrap(), text.as_str());
             }
-        }
 
-        #[test]
-        fn no_error_repeats_the_content(content in "planted[\\x00-\\x1f]{1,9}planted") {
-            prop_assert!(!written(content.as_bytes(), 1).unwrap_err().to_string().contains("planted"));
+            #[test]
+            fn no_content_is_a_panic_or_in_an_error(content in prop::collection::vec(any::<u8>(), 0..200)) {
+                if let Ok(text) = written(&content, 1) {
+                    prop_assert!(!text.is_empty() && !text.chars().any(char::is_control));
+                }
+            }
+
+            #[test]
+            fn no_error_repeats_the_content(content in "planted[\\x00-\\x1f]{1,9}planted") {
+                prop_assert!(!written(content.as_bytes(), 1).unwrap_err().to_string().contains("planted"));
+            }
         }
     }
 }

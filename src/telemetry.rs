@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use calls::{CallSpan, CallTracer, in_current_trace};
 pub use metrics::{
-    Attempt, CircuitState, ConnectionRefused, GovernorLoad, MethodMetrics, Metrics, MetricsError,
+    Attempt, CallShed, CircuitState, ConnectionRefused, GovernorLoad, MethodMetrics, Metrics, MetricsError,
 };
 use traces::Traces;
 pub use traces::{Origin, SpanCounts, inject_trace, trace_id};

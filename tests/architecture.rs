@@ -233,6 +233,29 @@ fn only_the_configuration_and_the_process_read_the_environment() {
     }
 }
 
+/// It can be set on and back. What has a time to live, a limit or a pause goes by the other one, which cannot. The time of
+/// day is for what is told, for what is compared with another's time of day, and for certificates and tokens.
+#[test]
+fn the_time_of_day_is_read_where_another_clock_tells_it_too() {
+    let readers = [
+        "src/cache/staleness.rs",        // `fetched_at`, which is told
+        "src/events.rs",                 // how old an event of Twilio's is
+        "src/events/kinesis/shard.rs",   // how far Kinesis has been read
+        "src/feed/position.rs",          // the places of a feed, which outlive the process
+        "src/participants/freshness.rs", // since when the feed is current, by Redis's places
+        "src/participants/stream.rs",    // `fetched_at`
+        "src/twilio/error/problem.rs",   // a `Retry-After` that is a date
+        "src/twilio/http/response.rs",   // Twilio's `Date`
+    ];
+    for Source { path, module, code } in sources() {
+        let reads = code.contains("SystemTime::now");
+        let may = path.contains("/tests")
+            || readers.contains(&path.as_str())
+            || ["sandbox", "access"].contains(&module.as_str());
+        assert!(!reads || may, "{path} reads the time of day: use Instant");
+    }
+}
+
 #[test]
 fn the_tree_has_no_mod_rs_and_no_way_up_two_floors() {
     for Source { path, code, .. } in sources() {

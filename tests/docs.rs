@@ -55,12 +55,29 @@ fn write_the_tables() {
     }
 }
 
-/// `errors::name` is a test of tests/gateway/errors.rs, of tests/errors.rs, or of one in a folder of src.
-fn is_a_test(module: &str, name: &str) -> bool {
-    let files = ["tests/gateway", "tests", "src/grpc", "src/grpc/call", "src/access"]
-        .map(|folder| format!("{folder}/{module}.rs"));
-    let sources = files.iter().filter_map(|file| std::fs::read_to_string(path(file)).ok());
-    sources.into_iter().any(|source| source.contains(&format!("fn {name}(")))
+/// `errors::name` is a test of tests/gateway/errors.rs, of tests/errors.rs, or of one in a folder of src;
+/// `feed::tests::name` one of src/feed/tests.rs. The chart's are Python.
+fn is_a_test(named: &str) -> bool {
+    let Some((module, name)) = named.rsplit_once("::") else { return false };
+    let module = module.replace("::", "/");
+    let folders = ["tests/gateway", "tests", "src", "src/grpc", "src/grpc/call", "src/access", "tests/chart"];
+    let files = folders.iter().flat_map(|folder| ["rs", "py"].map(|end| format!("{folder}/{module}.{end}")));
+    let mut sources = files.filter_map(|file| std::fs::read_to_string(path(&file)).ok());
+    sources.any(|source| ["fn", "def"].iter().any(|word| source.contains(&format!("{word} {name}("))))
+}
+
+/// `.ci/image` is a script, `benches/flood` a benchmark.
+fn is_run_by_hand(named: &str) -> bool {
+    let is_bench = || [".rs", "/main.rs"].iter().any(|end| path(&format!("{named}{end}")).exists());
+    (named.starts_with(".ci/") && path(named).exists()) || (named.starts_with("benches/") && is_bench())
+}
+
+/// Each that a cell names is there, and it names one.
+fn check_tests(cell: &str, row: &str) {
+    for named in cell.split('`').skip(1).step_by(2) {
+        assert!(is_a_test(named) || is_run_by_hand(named), "there is no test {named}: {row}");
+    }
+    assert!(cell.contains('`'), "no test is named: {row}");
 }
 
 #[test]
@@ -75,13 +92,22 @@ fn each_fault_has_a_row_and_the_tests_that_it_names() {
         };
         assert!(![fault, told, tests].contains(&""), "{row}");
         numbers.push(number.parse::<u32>().expect("a number"));
-        for test in tests.split('`').skip(1).step_by(2) {
-            let (module, name) = test.split_once("::").unwrap_or_else(|| panic!("no file::name: {test}"));
-            assert!(is_a_test(module, name), "row {number}: there is no test {test}");
-        }
-        assert!(tests.contains('`'), "row {number} names no test");
+        check_tests(tests, row);
     }
-    assert_eq!(numbers, (34..=62).collect::<Vec<_>>());
+    assert_eq!(numbers, (1..=30).chain(34..=90).collect::<Vec<_>>());
+}
+
+#[test]
+fn each_bound_of_callers_names_the_tests_that_show_it() {
+    let document = read("docs/configuration.md");
+    let (_, table, _) = around_the_table(&document, "bounds");
+    for row in table.lines().skip(2) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, _bound, _value, _why, tests, _] = cells[..] else {
+            panic!("a row of four cells: {row}");
+        };
+        check_tests(tests, row);
+    }
 }
 
 // === Twilio's codes, spelled from its error dictionary and from the contract, not from the source

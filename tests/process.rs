@@ -788,6 +788,26 @@ async fn it_serves_on_when_nobody_reads_what_it_writes() {
     assert_eq!(code, Some(0));
 }
 
+/// By one family of addresses alone, and by both.
+#[tokio::test]
+async fn it_listens_on_ipv6_and_on_both_families() {
+    for (listen, hosts) in [("[::1]:0", &["[::1]"][..]), ("[::]:0", &["[::1]", "127.0.0.1"])] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = gateway();
+        command.args(["serve", "--sandbox", "--grpc-listen", listen, "--admin-listen", listen]);
+        command.arg("--ready-file").arg(directory.path().join("ready.json"));
+        let mut process = Process::spawn(command, directory);
+        let ready = process.ready().await;
+        for host in hosts {
+            let at = |port| format!("http://{host}:{port}");
+            let channel = Endpoint::from_shared(at(ready.grpc.port())).unwrap().connect().await.unwrap();
+            ParticipantServiceClient::new(channel).get_participant(get("alice")).await.unwrap();
+            let answer = reqwest::get(at(ready.admin.port()) + "/livez").await.unwrap();
+            assert_eq!(answer.status(), 200, "{host} of {listen}");
+        }
+    }
+}
+
 // === Twilio's certificate
 
 /// Certificates of one authority, which the process trusts, and of none.

@@ -70,6 +70,23 @@ async fn get_within(
     (loaded.value, loaded.status)
 }
 
+/// Ten times what it can hold, as whoever guesses ids would bring.
+#[tokio::test]
+async fn any_number_of_ids_stays_within_the_weight_and_what_is_in_use_stays() {
+    let (cache, chat) = (long(), conversation('1', "CH1"));
+    get(&cache, alice(&cache, &chat), "a").await;
+    for number in 0..20_000 {
+        let id = Segment::parse(&format!("guessed-{number}")).unwrap();
+        get(&cache, cache.key(Scope::Conversation(chat.clone()), Item::Participant(id)), "none").await;
+        if number % 500 == 0 {
+            assert_eq!(get(&cache, alice(&cache, &chat), "b").await.1, CacheStatus::Hit, "after {number}");
+        }
+    }
+    cache.entries.run_pending_tasks().await;
+    assert!(cache.entries.weighted_size() <= 1 << 20, "{}", cache.entries.weighted_size());
+    assert!((100..2000).contains(&cache.entries.entry_count()), "{}", cache.entries.entry_count());
+}
+
 #[tokio::test]
 async fn a_value_is_loaded_once_and_then_hit() {
     let (cache, chat) = (long(), conversation('1', "CH1"));

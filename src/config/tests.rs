@@ -102,6 +102,7 @@ fn calls_and_connections_are_bounded_unless_more_is_allowed() {
     assert_eq!((max, max_per_peer, max_age), (4096, 256, None));
     let set = config(&[], &[("GATEWAY_CONNECTIONS_MAX_AGE", "30m"), ("GATEWAY_LIMITS_WATCHERS", "1")]);
     assert_eq!((set.connections.max_age, set.watchers), (Some(Duration::from_secs(1800)), 1));
+    assert_eq!(default.per_caller, CallerLimits::default());
     let wrong = [
         "LIMITS_CALLS_IN_FLIGHT",
         "LIMITS_WATCHERS",
@@ -115,6 +116,29 @@ fn calls_and_connections_are_bounded_unless_more_is_allowed() {
     let zero: Vec<_> = wrong.iter().map(|name| (name.as_str(), "0")).collect();
     let expected: Vec<_> = wrong.iter().map(|name| (name.as_str(), "must be a")).collect();
     assert_problems(&problems_beside_an_account(&[], &zero), &expected);
+}
+
+#[test]
+fn a_caller_is_bounded_where_that_is_asked_for() {
+    let number = |number| NonZeroU32::new(number).unwrap();
+    let set = config(
+        &[],
+        &[
+            ("GATEWAY_LIMITS_CALLS_IN_FLIGHT_PER_CALLER", "10"),
+            ("GATEWAY_LIMITS_WATCHERS_PER_CALLER", "20"),
+            ("GATEWAY_LIMITS_CALLS_PER_SECOND", "30"),
+        ],
+    );
+    let rate = Some(CallRate { per_second: number(30), burst: number(30) });
+    let expected = CallerLimits { in_flight: Some(number(10)), watchers: Some(number(20)), rate };
+    assert_eq!(set.per_caller, expected);
+    let rate = ("GATEWAY_LIMITS_CALLS_PER_SECOND", "30");
+    let set = config(&[], &[rate, ("GATEWAY_LIMITS_CALLS_BURST", "5")]);
+    assert_eq!(set.per_caller.rate.map(|rate| rate.burst), Some(number(5)));
+    let alone = ("GATEWAY_LIMITS_CALLS_BURST", "5");
+    assert_problems(&problems_beside_an_account(&[], &[alone]), &[(alone.0, "means nothing without")]);
+    let none = ("GATEWAY_LIMITS_CALLS_BURST", "0");
+    assert_problems(&problems_beside_an_account(&[], &[rate, none]), &[(none.0, "must be a whole number")]);
 }
 
 #[test]

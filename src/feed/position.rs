@@ -58,3 +58,29 @@ impl FromStr for Position {
         Ok(Self { epoch: parse(epoch)?, number: parse(number)? })
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_place_is_read_as_it_was_written(epoch: u64, number: u64) {
+            let place = Position { epoch, number };
+            prop_assert_eq!(place.to_string().parse(), Ok(place));
+        }
+
+        /// As a caller sends it in `resume_token`.
+        #[test]
+        fn any_other_text_is_a_place_in_digits_or_none(text in prop_oneof![any::<String>(), "[0-9+ -]{0,45}"]) {
+            if let Ok(Position { epoch, number }) = text.parse() {
+                let (first, second) = text.split_once('-').unwrap();
+                let digits = |text: &str| text.trim_start_matches('0').to_owned();
+                let told = |number: u64| if number == 0 { String::new() } else { number.to_string() };
+                prop_assert_eq!((digits(first), digits(second)), (told(epoch), told(number)));
+            }
+        }
+    }
+}

@@ -4,6 +4,7 @@
 mod answer;
 mod callers;
 mod methods;
+mod rate;
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -23,7 +24,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
+use tonic_types::{ErrorInfo, StatusExt as _};
 use tower::Service as _;
 use tracing::{info, warn};
 
@@ -32,11 +33,11 @@ use super::deadline::Limits;
 use super::status::{self, Reason};
 use super::stopping::Requests;
 use super::{Opened, Server, pace};
-use crate::access::{Access, Identity, Peer, Unauthenticated};
+use crate::access::{Access, CallerLimits, Identity, Peer, Unauthenticated};
 use crate::telemetry::{CallLog, CallSpan, CallTracer, Metrics};
 pub use answer::Answer;
 pub(super) use callers::Caller;
-use callers::{Callers, Place, Places};
+use callers::{Callers, Place, Refused};
 use methods::{Kind, Method, Methods};
 
 /// How long a call may take, and how many there may be at once. What is more is refused at once: a queue would only grow
@@ -51,6 +52,8 @@ pub struct CallLimits {
     pub in_flight: usize,
     /// Bounds the watchers, which are there for long and cost little.
     pub watchers: usize,
+    /// Bounds what one caller takes of them.
+    pub per_caller: CallerLimits,
 }
 
 /// What all calls share. Cheap to clone.
@@ -78,8 +81,7 @@ impl Calls {
         log: CallLog,
     ) -> Self {
         let (methods, tracer) = (Methods::new(metrics), OnceLock::new());
-        let places = Places { calls: limits.in_flight, watchers: limits.watchers };
-        let callers = Callers::new(places, access.clone());
+        let callers = Callers::new(limits, access.clone());
         Self(Arc::new(Shared { limits, methods, access, callers, end_streams, tracer, log }))
     }
 
@@ -169,8 +171,8 @@ impl CallService {
             };
             let opened = Opened::new(limits.deadline, caller.clone(), call.began, request.headers());
             request.extensions_mut().insert(opened);
-            if !call.has_room(caller) {
-                return Ok(call.observe(status::shed().into_http()));
+            if let Err(refused) = call.take_place(caller) {
+                return Ok(call.observe(status::shed(refused.wait()).into_http()));
             }
             let mut answer = pin!(in_time(services.dispatch(kind, request), limits.fires));
             let response = poll_fn(|context| call.span.within(|| answer.as_mut().poll(context))).await;
@@ -281,12 +283,10 @@ impl Call {
         }
     }
 
-    fn has_room(&mut self, caller: Arc<Caller>) -> bool {
-        self.place = Place::take(self.method.kind, caller);
-        if self.place.is_none() {
-            self.method.metrics.shed();
-        }
-        self.place.is_some()
+    fn take_place(&mut self, caller: Arc<Caller>) -> Result<(), Refused> {
+        let taken = Place::take(self.method.kind, caller);
+        self.place = Some(taken.inspect_err(|refused| self.method.metrics.shed(refused.limit()))?);
+        Ok(())
     }
 
     fn observe(mut self, response: Response<tonic::body::Body>) -> Response<Answer> {
@@ -335,9 +335,14 @@ impl Call {
     }
 
     fn fail(&mut self, status: &Status) {
-        if self.note_end(status.code()).is_some() {
-            self.span.within(|| self.log(status));
+        if self.note_end(status.code()).is_none() {
+            return;
         }
+        let info = status.get_details_error_info();
+        if let Some(info) = &info {
+            self.method.metrics.failed(info.reason.clone());
+        }
+        self.span.within(|| self.log(status, info.as_ref()));
     }
 
     /// How long the call took; `None` where its end was noted before.
@@ -352,10 +357,9 @@ impl Call {
     }
 
     /// One line a failed call. Only what this gateway wrote is in it: a message without `ErrorInfo` is not ours.
-    fn log(&self, status: &Status) {
-        let info = status.get_details_error_info();
-        let about = |key: &str| info.as_ref()?.metadata.get(key).map(String::as_str);
-        let reason = info.as_ref().map(|info| info.reason.as_str());
+    fn log(&self, status: &Status, info: Option<&ErrorInfo>) {
+        let about = |key: &str| info?.metadata.get(key).map(String::as_str);
+        let reason = info.map(|info| info.reason.as_str());
         let message = match status.code() {
             _ if reason.is_some() => status.message(),
             Code::Cancelled => "the caller went away or read no more, or its connection was cut",
@@ -459,13 +463,14 @@ mod tests {
 
     pub(super) fn begin() -> Call {
         let second = Duration::from_secs(1);
-        let limits = CallLimits { longest: second, stall: second, in_flight: 1, watchers: 1 };
+        let per_caller = CallerLimits::default();
+        let limits = CallLimits { longest: second, stall: second, in_flight: 1, watchers: 1, per_caller };
         let metrics = Metrics::new(None).unwrap();
         let calls =
             Calls::new(limits, Access::open(), CancellationToken::new(), &metrics, CallLog::default());
         let caller = calls.0.callers.get(Identity::of_address([127, 0, 0, 1].into()));
         let mut call = Call::begin(Method::new("a/Method", Kind::Call, &metrics), CallSpan::Off, calls);
-        assert!(call.has_room(caller) && call.calls.in_flight() == 1);
+        assert!(call.take_place(caller).is_ok() && call.calls.in_flight() == 1);
         call
     }
 

@@ -43,9 +43,10 @@ pub(super) fn plain(reason: Reason) -> Status {
     Failure::new(row(reason)).into_status()
 }
 
-/// There are as many calls as there may be.
-pub(super) fn shed() -> Status {
-    Failure::waiting(row(Reason::LocalConcurrency), DEFAULT_WAIT).into_status()
+/// There are as many calls as there may be, or the caller has as many as it may. Nobody knows when one ends; when a caller
+/// may call again by its rate is known.
+pub(super) fn shed(wait: Option<Duration>) -> Status {
+    Failure::waiting(row(Reason::LocalConcurrency), wait.unwrap_or(DEFAULT_WAIT)).into_status()
 }
 
 /// The status of a failed call about a conversation of this version.

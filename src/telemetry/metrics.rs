@@ -58,6 +58,7 @@ struct Instruments {
     calls: Histogram<f64>,
     in_flight: UpDownCounter<i64>,
     shed: Counter<u64>,
+    failed: Counter<u64>,
     cut: Counter<u64>,
     connections: UpDownCounter<i64>,
     refused: Counter<u64>,
@@ -98,6 +99,7 @@ pub struct MethodMetrics {
     calls: Histogram<f64>,
     in_flight: BoundUpDownCounter<i64>,
     shed: Counter<u64>,
+    failed: Counter<u64>,
     labels: [KeyValue; 2],
     /// Of the calls that succeed. From when it is bound its series is there, so it is when the first one does.
     succeeded: OnceLock<BoundHistogram<f64>>,
@@ -115,8 +117,15 @@ impl MethodMetrics {
     }
 
     /// A call that had begun was refused, because there were too many.
-    pub fn shed(&self) {
-        self.shed.add(1, &self.labels[1..]);
+    pub fn shed(&self, limit: CallShed) {
+        let method = self.labels[1].clone();
+        self.shed.add(1, &[method, KeyValue::new("participant.calls.limit", limit.as_str())]);
+    }
+
+    /// A call failed for this reason, one of the catalogue's.
+    pub fn failed(&self, reason: String) {
+        let method = self.labels[1].clone();
+        self.failed.add(1, &[method, KeyValue::new("participant.calls.reason", reason)]);
     }
 
     /// A call was answered, or left by its caller.
@@ -250,6 +259,30 @@ impl ConnectionRefused {
     }
 }
 
+/// The limit for which a call was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallShed {
+    /// Of the calls of all callers.
+    Total,
+    /// What is left of it to one of them.
+    Share,
+    /// Of a caller's calls.
+    Caller,
+    /// Of how often it calls.
+    Rate,
+}
+
+impl CallShed {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Total => "total",
+            Self::Share => "share",
+            Self::Caller => "caller",
+            Self::Rate => "rate",
+        }
+    }
+}
+
 impl Metrics {
     /// Instruments and a registry of their own: many gateways can run side by side in one process. `push` also sends them
     /// to a collector, as the standard `OTEL_*` variables say; then it is to be called within the runtime.
@@ -281,6 +314,7 @@ impl Metrics {
             calls: histogram(&CALLS, &DURATIONS),
             in_flight: up_down(&IN_FLIGHT),
             shed: counter(&SHED),
+            failed: counter(&FAILED),
             cut: counter(&CUT),
             connections: up_down(&CONNECTIONS),
             refused: counter(&REFUSED),
@@ -354,6 +388,7 @@ impl Metrics {
             calls: self.0.calls.clone(),
             in_flight: self.0.in_flight.bind(&labels[1..]),
             shed: self.0.shed.clone(),
+            failed: self.0.failed.clone(),
             labels,
             succeeded: OnceLock::new(),
         }

@@ -813,13 +813,18 @@ on_both_versions! {
     async fn much_metadata_is_refused(face) {
         let mut gateway = Gateway::start().await;
         let raw = Raw::connect(&gateway).await;
-        let much = "x".repeat(28 * 1024);
-        let request = Raw::with_headers("GetParticipant", &[("x-much", &much)], &frame(&face.get_fresh()));
-        // Either the stream ends or 431 says why.
-        if let Ok(answer) = raw.try_send(request).await {
-            assert_eq!(answer.http_status, 431);
+        for kib in [17, 28] {
+            let much = "x".repeat(kib * 1024);
+            let request = Raw::with_headers("GetParticipant", &[("x-much", &much)], &frame(&face.get_fresh()));
+            // Either the stream ends or 431 says why.
+            if let Ok(answer) = raw.try_send(request).await {
+                assert_eq!(answer.http_status, 431);
+            }
         }
         nothing_was_sent(&mut gateway, face).await;
+        let fits = "x".repeat(15 * 1024);
+        let answer = raw.call("GetParticipant", &[("x-much", &fits)], &frame(&face.get_fresh())).await;
+        assert_eq!(answer.code(), Code::Ok);
     }
 
     async fn a_second_message_of_a_unary_call_is_not_executed(face) {
@@ -859,6 +864,18 @@ on_both_versions! {
         for length in [5 * 1024 * 1024, u32::MAX] {
             let body = [&[0][..], &length.to_be_bytes()].concat();
             assert_eq!(raw.call("GetParticipant", &[], &body).await.code(), Code::OutOfRange);
+        }
+        nothing_was_sent(&mut gateway, face).await;
+    }
+
+    async fn a_packed_message_is_not_unpacked(face) {
+        let mut gateway = Gateway::start().await;
+        let raw = Raw::connect(&gateway).await;
+        for encoding in ["gzip", "deflate", "zstd", "x"] {
+            let good = frame(&face.get());
+            let packed = [&[1][..], &good[1..]].concat();
+            let answer = raw.call("GetParticipant", &[("grpc-encoding", encoding)], &packed).await;
+            assert_eq!(answer.code(), Code::Unimplemented, "{encoding}");
         }
         nothing_was_sent(&mut gateway, face).await;
     }

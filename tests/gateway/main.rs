@@ -19,6 +19,7 @@ mod fixtures;
 mod front;
 mod golden;
 mod governor;
+mod limits;
 mod lists;
 mod metrics;
 mod outcomes;

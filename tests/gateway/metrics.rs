@@ -81,6 +81,24 @@ on_both_versions! {
         assert_eq!((scrape.calls("GetParticipant", "OK"), scrape.calls("GetParticipant", "UNAVAILABLE")), (3.0, 1.0));
     }
 
+    async fn failed_calls_are_counted_by_their_reason(face) {
+        let mut gateway = Gateway::with(&[("GATEWAY_UPSTREAM_MAX_RETRIES", "0")]).await;
+        gateway.get(face.get()).await.unwrap();
+        let missing = GetParticipantRequest { participant_id: face.missing_participant().into(), ..face.get() };
+        gateway.get(missing.clone()).await.unwrap_err();
+        gateway.get(missing).await.unwrap_err();
+        gateway.get(GetParticipantRequest { participant_id: "..".into(), ..face.get() }).await.unwrap_err();
+        gateway.sandbox.fault(json!({ "status": 503, "times": 1 })).await;
+        gateway.get(face.get_fresh()).await.unwrap_err();
+        let scrape = Scrape::of(&gateway).await;
+        let method = ("rpc_method", "participant.v1.ParticipantService/GetParticipant");
+        for (reason, count) in [("PARTICIPANT_NOT_FOUND", 2.0), ("INVALID_REQUEST", 1.0), ("UPSTREAM_UNAVAILABLE", 1.0)] {
+            let labels = [method, ("participant_calls_reason", reason)];
+            assert_eq!(scrape.sum("participant_calls_failed_total", &labels), count, "{reason}");
+        }
+        assert_eq!(scrape.sum("participant_calls_failed_total", &[]), 4.0);
+    }
+
     async fn readers_that_share_a_load_are_told_apart(face) {
         let gateway = Gateway::start().await;
         gateway.sandbox.fault(json!({ "hold": true, "times": 1 })).await;

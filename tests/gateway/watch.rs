@@ -215,6 +215,13 @@ on_both_versions! {
         assert_eq!(told(&refused(&gateway, resumed(&theirs)).await), expired);
     }
 
+    async fn no_more_conversations_are_watched_than_there_may_be(face) {
+        let mut gateway = Gateway::start().await;
+        let watch = |count| WatchParticipantsRequest { conversations: vec![face.conversation(); count], ..Default::default() };
+        gateway.client.watch_participants(watch(1000)).await.unwrap();
+        assert_eq!(refused_fields(&refused(&gateway, watch(1001)).await), ["conversations"]);
+    }
+
     async fn what_is_no_token_is_refused(face) {
         let gateway = listening("").await;
         deliver(&gateway, face, &["1"]).await;

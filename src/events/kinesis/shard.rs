@@ -321,3 +321,29 @@ mod tests {
         assert!(backoff(1) <= FIRST_BACKOFF && backoff(100) >= LONGEST_BACKOFF / 2);
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_record_is_an_accounts_event_or_passed_over(
+            data in prop_oneof![
+                any::<Vec<u8>>(),
+                "\\{\"type\":\"com\\.twilio\\.[a-z.]{0,40}\",\"id\":\"[ -~]{0,8}\",\"data\":[ -~]{0,20}\\}".prop_map(String::into_bytes),
+            ],
+        ) {
+            let account = AccountId::parse(&format!("AC{}", "0".repeat(32))).unwrap();
+            let mut shard = Shard::new(Place::Oldest, "shardId-0".into());
+            let record = Record { sequence_number: "7".into(), data };
+            let accounts = HashSet::from([account]);
+            match shard.weigh(&record, &accounts) {
+                Weighed::Ours(..) => prop_assert!(str::from_utf8(&record.data).is_ok()),
+                Weighed::Passed(outcome) => prop_assert!(outcome != "undecodable" || shard.has_missed),
+            }
+        }
+    }
+}

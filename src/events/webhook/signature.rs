@@ -258,3 +258,71 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const URL: &str = "https://gateway.example.com/events";
+    const TOKEN: &str = "the account's";
+
+    fn signer(query: &str, signature: &[u8]) -> Option<Signed> {
+        let account = AccountId::parse(&format!("AC{}", "0".repeat(32))).unwrap();
+        let keys = Keys::new(URL.parse().unwrap(), [(account, vec![Secret::new("a test", TOKEN)])]);
+        // What is no URL, or no header, does not come so far.
+        let uri: Uri = format!("/events?{query}").parse().ok()?;
+        let signature = signature.try_into().ok()?;
+        keys.signer(&uri, &HeaderMap::from_iter([("x-twilio-signature".parse().unwrap(), signature)]))
+    }
+
+    /// What Twilio would send with a body.
+    fn signed(query: &str, body: &[u8]) -> (String, String) {
+        let hash: String = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
+        let query = format!("{query}&{BODY_HASH}={hash}");
+        let mut mac = Hmac::<Sha1>::new_from_slice(TOKEN.as_bytes()).unwrap();
+        mac.update(format!("{URL}?{query}").as_bytes());
+        (query, BASE64_STANDARD.encode(mac.finalize().into_bytes()))
+    }
+
+    proptest! {
+        #[test]
+        fn any_query_and_signature_that_twilio_did_not_make_is_nobodys(
+            query in prop_oneof![any::<String>(), "([a-z]{1,4}=[ -~]{0,8}&){0,3}bodySHA256=[0-9a-fA-F]{0,64}"],
+            signature in prop_oneof![any::<Vec<u8>>(), "[A-Za-z0-9+/]{27}=".prop_map(String::into_bytes)],
+        ) {
+            prop_assert!(signer(&query, &signature).is_none());
+        }
+
+        #[test]
+        fn what_twilio_signed_is_taken_and_with_any_other_byte_it_is_not(
+            query in "[a-z]{1,4}=[a-z0-9%]{0,8}", body in any::<Vec<u8>>(), other in any::<Vec<u8>>(),
+            at in any::<prop::sample::Index>(), letter in prop::sample::select((b'0'..=b'z').collect::<Vec<_>>()),
+        ) {
+            let (query, signature) = signed(&query, &body);
+            let taken = signer(&query, signature.as_bytes());
+            prop_assert!(taken.as_ref().is_some_and(|signed| signed.covers(&body)));
+            prop_assert_eq!(taken.is_some_and(|signed| signed.covers(&other)), other == body);
+            let changed = |text: &str| {
+                let mut bytes = text.as_bytes().to_vec();
+                let at = at.index(bytes.len());
+                bytes[at] = letter;
+                String::from_utf8(bytes).unwrap()
+            };
+            let other = changed(&query);
+            prop_assert!(other == query || signer(&other, signature.as_bytes()).is_none());
+            let other = changed(&signature);
+            prop_assert!(other == signature || signer(&query, other.as_bytes()).is_none());
+        }
+
+        #[test]
+        fn any_text_is_the_url_that_it_says_or_none(
+            text in prop_oneof![any::<String>(), "(https?|ftp)://[a-z0-9.@:\\[\\]-]{0,12}(/[!-~]{0,8})?"],
+        ) {
+            if let Ok(url) = text.parse::<PublicUrl>() {
+                prop_assert_eq!(url.to_string(), text);
+            }
+        }
+    }
+}

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::ids::{AccountId, MAX_ID_CHARS, Violation};
-use crate::proto::{Address, Channel, Participant};
+use crate::proto::{Address, Channel, Message as _, Participant};
 
 /// Stands in every text that a caller sends.
 const PLANTED: &str = "№";
@@ -221,7 +221,62 @@ fn repeats_nothing(refused: Refused) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Bytes: of a request, with some of them changed, cut off or put in, and any.
+fn any_message() -> impl Strategy<Value = Vec<u8>> {
+    let legal = (conversation(), text(), participant(), vec(path(), 0..3)).prop_map(
+        |(conversation, id, participant, paths)| {
+            let request = proto::UpdateParticipantRequest {
+                conversation: Some(conversation),
+                participant_id: id,
+                participant: Some(participant),
+                update_mask: Some(FieldMask { paths }),
+                ..Default::default()
+            };
+            request.encode_to_vec()
+        },
+    );
+    let mutated = (legal, vec((any::<prop::sample::Index>(), any::<u8>(), 0..3), 0..6)).prop_map(
+        |(mut bytes, changes)| {
+            for (at, byte, how) in changes {
+                let at = at.index(bytes.len() + 1);
+                match how {
+                    0 => bytes.truncate(at),
+                    1 => bytes.insert(at, byte),
+                    _ => bytes.iter_mut().skip(at).take(1).for_each(|old| *old = byte),
+                }
+            }
+            bytes
+        },
+    );
+    prop_oneof![3 => mutated, 1 => vec(any::<u8>(), 0..200)]
+}
+
 proptest! {
+    /// One message's bytes are read as every other's, too: their fields have the same numbers.
+    #[test]
+    fn any_bytes_are_no_message_or_a_request_that_is_answered(bytes in any_message()) {
+        let (accounts, tokens) = (accounts(), PageTokens::new([]));
+        macro_rules! refusal {
+            ($message:ident, $read:expr) => {
+                proto::$message::decode(&*bytes).ok().and_then(|message| $read(message).err())
+            };
+        }
+        let refusals = [
+            refusal!(GetParticipantRequest, |message| super::get(message, &accounts)),
+            refusal!(BatchGetParticipantsRequest, |message| super::batch_get(message, &accounts)),
+            refusal!(ListParticipantsRequest, |message| super::list(message, &accounts, &tokens)),
+            refusal!(CreateParticipantRequest, |message| super::create(message, &accounts)),
+            refusal!(UpdateParticipantRequest, |message| super::update(message, &accounts)),
+            refusal!(DeleteParticipantRequest, |message| super::delete(message, &accounts)),
+            refusal!(WatchParticipantsRequest, |message| super::watch(message, &accounts)),
+            refusal!(ListParticipantConversationsRequest, |message| super::list_conversations(message, &accounts, &tokens)),
+        ];
+        for refused in refusals.into_iter().flatten() {
+            let status = tonic::Status::from(refused);
+            prop_assert!(status.message().len() <= 1024 && status.details().len() <= 4096);
+        }
+    }
+
     #[test]
     fn an_update_is_one_that_the_version_carries_or_is_refused_without_repeating_it(
         conversation in conversation(), participant_id in text(), participant in option::of(participant()),

@@ -38,8 +38,19 @@ pub(super) const SHED: Row = Row {
     prometheus: "participant_calls_shed_total",
     kind: "counter",
     unit: "",
-    labels: &["rpc.method"],
-    help: "Calls that were refused because `limits.calls_in_flight`, a caller's share of it, or `limits.watchers` was reached",
+    labels: &["rpc.method", "participant.calls.limit"],
+    help: "Calls that were refused because a limit was reached: total (`limits.calls_in_flight` or `limits.watchers`), share (what is \
+           left of it to one caller), caller (`limits.calls_in_flight_per_caller` or `limits.watchers_per_caller`), rate \
+           (`limits.calls_per_second`)",
+};
+pub(super) const FAILED: Row = Row {
+    name: "participant.calls.failed",
+    prometheus: "participant_calls_failed_total",
+    kind: "counter",
+    unit: "",
+    labels: &["rpc.method", "participant.calls.reason"],
+    help: "Calls that failed by the reason that they were told (`ErrorInfo`, docs/errors.md); those that their caller left, and those \
+           that the gRPC layer refused, were told none",
 };
 pub(super) const CUT: Row = Row {
     name: "participant.calls.cut",
@@ -321,6 +332,7 @@ pub const METRICS: &[Row] = &[
     CALLS,
     IN_FLIGHT,
     SHED,
+    FAILED,
     CUT,
     CONNECTIONS,
     REFUSED,

@@ -122,16 +122,20 @@ mod tests {
         assert_eq!(format!("{:?}", token.authorization), "Sensitive");
     }
 
-    proptest! {
-        #[test]
-        fn any_bytes_are_decoded_or_refused(body in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode(&body);
-        }
+    mod properties {
+        use super::*;
 
-        #[test]
-        fn any_token_of_one_word_is_sent_as_it_is(token in "[!#-\\[\\]-~]{1,200}") {
-            let body = serde_json::json!({ "access_token": token, "expires_in": 5 }).to_string();
-            prop_assert_eq!(decode(body.as_bytes()).unwrap().authorization, format!("Bearer {token}"));
+        proptest! {
+            #[test]
+            fn any_bytes_are_decoded_or_refused(body in prop::collection::vec(any::<u8>(), 0..200)) {
+                let _ = decode(&body);
+            }
+
+            #[test]
+            fn any_token_of_one_word_is_sent_as_it_is(token in "[!#-\\[\\]-~]{1,200}") {
+                let body = serde_json::json!({ "access_token": token, "expires_in": 5 }).to_string();
+                prop_assert_eq!(decode(body.as_bytes()).unwrap().authorization, format!("Bearer {token}"));
+            }
         }
     }
 }
