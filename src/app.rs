@@ -97,6 +97,7 @@ pub struct App {
     /// The policy, and where it stands.
     policy: Option<(PolicyFile, Policies)>,
     reload_interval: Duration,
+    access: Access,
     calls: Calls,
     health: HealthReporter,
     ready_file: Option<PathBuf>,
@@ -115,6 +116,7 @@ impl App {
         let Config {
             grpc_listen,
             tls: grpc_tls,
+            ways,
             admin_listen,
             ready_file,
             upstream,
@@ -199,8 +201,8 @@ impl App {
             per_caller,
         };
         let policies = Policies::new(policy);
-        let access = Access::open().under(policies.clone());
-        let calls = Calls::new(limits, access, end_streams.clone(), &metrics, log.calls);
+        let access = Access::by(ways, metrics.clone()).under(policies.clone());
+        let calls = Calls::new(limits, access.clone(), end_streams.clone(), &metrics, log.calls);
         let tls: Vec<Tls> = grpc_tls.iter().cloned().chain(of_events).collect();
         tls.iter().for_each(|tls| tls.tell(&metrics));
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -225,6 +227,7 @@ impl App {
             files,
             policy: policy_file.map(|file| (file, policies)),
             reload_interval: twilio.reload_interval,
+            access,
             calls,
             health,
             ready_file,
@@ -292,6 +295,8 @@ impl App {
                 policy::upkeep(file, policies, self.reload_interval, self.metrics.clone(), end.clone());
             servers.spawn(ending("the policy's upkeep", upkeep.map(Ok::<_, Infallible>)));
         }
+        let upkeep = self.access.clone().upkeep(self.reload_interval, end.clone());
+        servers.spawn(ending("the upkeep of access", upkeep.map(Ok::<_, Infallible>)));
         if let Some((listener, tls, routes)) = self.events {
             let serving = public::serve(listener, tls, routes, public::Limits::default(), goaway.clone());
             events.spawn(ending("the events listener", serving));
@@ -299,17 +304,22 @@ impl App {
         let mut grpc = JoinSet::new();
         grpc.spawn(ending("the gRPC listener", self.front.serve(self.grpc, goaway.clone())));
 
-        health.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
-        readiness.set(true);
-        if let Some(path) = &self.ready_file {
-            ready_file::write(path, &self.addresses).map_err(RunError::ReadyFile)?;
-        }
-        let Addresses { grpc: grpc_address, admin, events: events_address, sandbox } = self.addresses;
-        let [events_address, sandbox] = [events_address, sandbox].map(|it| it.map(tracing::field::display));
-        info!(grpc = %grpc_address, %admin, events = events_address, sandbox, "serving");
-
+        let ready = async {
+            // Without the keys of callers' tokens it would refuse who is in the right.
+            self.access.ready().await;
+            health.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
+            readiness.set(true);
+            if let Some(path) = &self.ready_file {
+                ready_file::write(path, &self.addresses).map_err(RunError::ReadyFile)?;
+            }
+            let Addresses { grpc, admin, events, sandbox } = self.addresses;
+            let [events, sandbox] = [events, sandbox].map(|it| it.map(tracing::field::display));
+            info!(%grpc, %admin, events, sandbox, "serving");
+            Ok(())
+        };
         let stop = tokio::select! {
             stop = stop => stop,
+            Err(error) = ready => return Err(error),
             Some(ended) = servers.join_next() => return Err(ended_early(ended)),
             Some(ended) = events.join_next() => return Err(ended_early(ended)),
             Some(ended) = grpc.join_next() => return Err(ended_early(ended)),

@@ -411,7 +411,10 @@ mod properties {
     }
 
     fn identity(caller: Option<&str>) -> Identity {
-        caller.map_or_else(|| Identity::of_address([127, 0, 0, 1].into()), Identity::named)
+        caller.map_or_else(
+            || Identity::of_address([127, 0, 0, 1].into()),
+            |name| Identity::proven(crate::access::Proof::Token, name),
+        )
     }
 
     proptest! {

@@ -199,8 +199,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_denied_calls_is_recorded_in_part_and_counted() {
         let (audit, mut left_out) = (Audit::default(), 0);
-        let mut taken = |caller: u64, calls: u32| {
-            let taken: Vec<_> = (0..calls).filter_map(|_| audit.takes(CallerId::Named(caller))).collect();
+        let mut taken = |caller: u128, calls: u32| {
+            let caller = CallerId::Named(caller.to_be_bytes());
+            let taken: Vec<_> = (0..calls).filter_map(|_| audit.takes(caller)).collect();
             left_out += taken.iter().sum::<u64>();
             u32::try_from(taken.len()).unwrap()
         };

@@ -11,8 +11,9 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
+use std::task::Context;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{Either, ready};
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::{Body, Frame};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Code, Status};
@@ -162,13 +163,14 @@ impl CallService {
         let address = self.peer.address;
         let mut call = Call::begin(method, span, calls);
         async move {
-            let caller = match caller.await {
-                Ok(caller) => caller,
+            let (caller, expiry) = match caller.await {
+                Ok(known) => known,
                 Err(why) => {
                     call.refused(why, address);
                     return Ok(call.observe(status::plain(why).into_http()));
                 }
             };
+            call.expires(expiry);
             let opened = Opened::new(limits.deadline, caller.clone(), call.began, request.headers());
             request.extensions_mut().insert(opened);
             if let Err(refused) = call.take_place(caller) {
@@ -180,25 +182,28 @@ impl CallService {
         }
     }
 
-    /// Whose a call is, by the call's own deadline: proof may have to be fetched. Health is asked for by whoever keeps the
-    /// process running, who has no name.
+    /// Whose a call is, and when that holds no longer, by the call's own deadline: proof may have to be fetched. Health is asked
+    /// for by whoever keeps the process running, who has no name.
     fn caller_of(
         &self,
         kind: Kind,
         headers: &HeaderMap,
         fires: Instant,
-    ) -> impl Future<Output = Result<Arc<Caller>, Reason>> + Send + use<> {
+    ) -> impl Future<Output = Result<(Arc<Caller>, Option<Instant>), Reason>> + Send + use<> {
         let Shared { access, callers, .. } = &*self.services.calls.0;
         match &self.caller {
-            Some(caller) => Either::Left(ready(Ok(caller.clone()))),
+            Some(caller) => Either::Left(ready(Ok((caller.clone(), None)))),
             None if kind == Kind::Health => {
-                Either::Left(ready(Ok(callers.get(Identity::of_address(self.peer.address)))))
+                Either::Left(ready(Ok((callers.get(Identity::of_address(self.peer.address)), None))))
             }
             None => {
                 let (identity, callers) = (access.of_call(&self.peer, headers), callers.clone());
                 Either::Right(async move {
                     let identity = timeout_at(fires, identity).await.map_err(|_| Reason::Deadline)?;
-                    Ok(callers.get(identity.map_err(|Unauthenticated| Reason::Unauthenticated)?))
+                    let identity = identity.map_err(|Unauthenticated| Reason::Unauthenticated)?;
+                    // Not that of the caller, who may have had another proof when it began to call.
+                    let expiry = identity.expiry();
+                    Ok((callers.get(identity), expiry))
                 })
             }
         }
@@ -266,13 +271,25 @@ struct Call {
     ended: bool,
     /// None as long as nobody knows whose it is, and where there was none left for it.
     place: Option<Place>,
+    /// When a stream's caller has to prove anew who it is.
+    expiry: Option<Pin<Box<Sleep>>>,
     calls: Calls,
 }
 
 impl Call {
     fn begin(method: Arc<Method>, span: CallSpan, calls: Calls) -> Self {
         method.metrics.began();
-        Self { method, span, began: Instant::now(), ended: false, place: None, calls }
+        Self { method, span, began: Instant::now(), ended: false, place: None, expiry: None, calls }
+    }
+
+    /// Bounds a stream; any other call is short.
+    fn expires(&mut self, at: Option<Instant>) {
+        let at = at.filter(|_| self.method.kind != Kind::Call);
+        self.expiry = at.map(|at| Box::pin(sleep_until(at)));
+    }
+
+    fn has_expired(&mut self, context: &mut Context<'_>) -> bool {
+        self.expiry.as_mut().is_some_and(|expiry| expiry.as_mut().poll(context).is_ready())
     }
 
     /// Records a call that nobody has proven to make.

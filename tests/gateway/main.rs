@@ -6,6 +6,7 @@ mod harness;
 
 mod accounts;
 mod audit;
+mod auth;
 mod bad_input;
 mod batch;
 mod breaker;
