@@ -93,6 +93,7 @@ pub struct App {
     /// Secrets of files that nobody else reads again, and how often they are read.
     files: Vec<Secret>,
     reload_interval: Duration,
+    access: Access,
     calls: Calls,
     health: HealthReporter,
     ready_file: Option<PathBuf>,
@@ -111,6 +112,7 @@ impl App {
         let Config {
             grpc_listen,
             tls,
+            ways,
             admin_listen,
             ready_file,
             upstream,
@@ -186,7 +188,8 @@ impl App {
 
         let limits =
             CallLimits { longest: call_timeout, stall: stream_stall, in_flight: calls_in_flight, watchers };
-        let calls = Calls::new(limits, Access::open(), end_streams.clone(), &metrics, log.calls);
+        let access = Access::by(ways, metrics.clone());
+        let calls = Calls::new(limits, access.clone(), end_streams.clone(), &metrics, log.calls);
         let (health, health_service) = tonic_health::server::health_reporter();
         let service = grpc::service(participants.clone(), known, watch.heartbeat);
         let front = Front {
@@ -208,6 +211,7 @@ impl App {
             kinesis: kinesis.map(|settings| (settings, accounts.iter().map(|one| one.id.clone()).collect())),
             files,
             reload_interval: twilio.reload_interval,
+            access,
             calls,
             health,
             ready_file,
@@ -270,6 +274,8 @@ impl App {
             let upkeep = tls.upkeep(self.reload_interval, self.metrics.clone(), end.clone());
             servers.spawn(ending("the upkeep of TLS", upkeep.map(Ok::<_, Infallible>)));
         }
+        let upkeep = self.access.upkeep(self.reload_interval, end.clone());
+        servers.spawn(ending("the upkeep of access", upkeep.map(Ok::<_, Infallible>)));
         if let Some((listener, tls, routes)) = self.events {
             let serving = public::serve(listener, tls, routes, public::Limits::default(), goaway.clone());
             events.spawn(ending("the events listener", serving));

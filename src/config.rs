@@ -2,6 +2,7 @@
 //! only reader of the environment, which is an argument, so that tests never change the process's own.
 
 mod accounts;
+mod auth;
 mod bus;
 mod cache;
 mod cli;
@@ -22,6 +23,7 @@ pub use cli::{Command, Exit, parse};
 pub use events::Events;
 pub use settings::{SETTINGS, Setting, markdown};
 
+use crate::access::Way;
 #[cfg(feature = "kinesis")]
 use crate::events::kinesis;
 use crate::participants::{CacheSettings, Capacity, Lifetimes, RedisSettings};
@@ -41,6 +43,8 @@ pub struct Config {
     pub grpc_listen: SocketAddr,
     /// Its TLS, where it has any.
     pub tls: Option<Tls>,
+    /// The ways in which callers prove who they are, best first; none: they need not.
+    pub ways: Vec<Way>,
     /// Address of the admin listener.
     pub admin_listen: SocketAddr,
     /// Written once the gateway serves.
@@ -267,11 +271,17 @@ fn resolve(sources: &mut Sources<'_>, upstream: Upstream) -> Config {
     let (cache, lifetimes) = cache::read(sources);
     let grpc_listen = sources.optional("grpc.listen", listen);
     let tls = tls::read_grpc(sources);
-    exposure::check(sources, grpc_listen, tls.as_ref());
+    let modes = auth::modes(sources);
+    let ways = auth::ways(sources, modes.as_deref().unwrap_or_default());
+    // Modes that are wrong have a problem of their own.
+    if let Some(modes) = &modes {
+        exposure::check(sources, modes, grpc_listen, tls.as_ref());
+    }
     let export = Export { traces: otlp(sources, "TRACES"), metrics: otlp(sources, "METRICS") };
     Config {
         grpc_listen: grpc_listen.unwrap_or(NOWHERE),
         tls,
+        ways,
         admin_listen: sources.optional("admin.listen", listen).unwrap_or(NOWHERE),
         ready_file: sources.optional("ready_file", str::parse::<PathBuf>),
         events: events::read(sources, &upstream),

@@ -63,7 +63,7 @@ const EXCEPTIONS: &[(&str, &str)] =
 const CONFINED: &[(&str, &[&str])] = &[
     ("aws_config", &["events"]),
     ("aws_sdk_kinesis", &["events"]),
-    ("reqwest", &["sandbox", "twilio"]),
+    ("reqwest", &["sandbox", "twilio", "access"]),
     ("moka", &["cache"]),
     ("redis", &["feed"]),
     ("prost", &["proto"]),
@@ -77,7 +77,8 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["access", "tls", "app"]),
     ("webpki", &["access", "tls"]),
     ("clap", &["config"]),
-    ("toml", &["config"]),
+    ("toml", &["access", "config"]),
+    ("jsonwebtoken", &["access"]),
     ("tracing_subscriber", &["telemetry"]),
     ("opentelemetry", &["telemetry"]),
     ("opentelemetry_sdk", &["telemetry"]),

@@ -3,6 +3,13 @@
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use webpki::EndEntityCert;
 
+use super::{Identity, Proof, Refused};
+
+/// The longest SPIFFE ID, by its specification.
+const LONGEST_SPIFFE_ID: usize = 2048;
+const LONGEST_DNS_NAME: usize = 253;
+const SPIFFE: &str = "spiffe://";
+
 /// The names in a client's certificate, as its subject alternative names hold them. Whether to believe them is the
 /// handshake's to say: it comes before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +31,49 @@ impl Certificate {
             dns: dns.map(str::to_owned).collect(),
         })
     }
+
+    /// Whose it is: its SPIFFE ID's, beside which there must be no other URI; without one, that of its first DNS name.
+    pub(super) fn owner(&self, proof: Proof) -> Result<Identity, Refused> {
+        // By any spelling of the scheme: what only looks like a SPIFFE ID is not passed over.
+        let is_spiffe =
+            |uri: &String| uri.get(..SPIFFE.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(SPIFFE));
+        if self.uris.iter().any(is_spiffe) {
+            return match &self.uris[..] {
+                [id] if is_spiffe_id(id) => Ok(Identity::proven(proof, id.as_str())),
+                [_] => Err(Refused("the certificate holds a malformed SPIFFE ID")),
+                _ => Err(Refused("the certificate holds another URI beside a SPIFFE ID")),
+            };
+        }
+        match self.dns.first() {
+            Some(name) if is_dns_name(name) => {
+                Ok(Identity::proven(proof, format!("dns:{}", name.to_ascii_lowercase())))
+            }
+            Some(_) => Err(Refused("the certificate's first DNS name is malformed")),
+            None => Err(Refused("the certificate holds neither a SPIFFE ID nor a DNS name")),
+        }
+    }
+}
+
+/// Of a workload, as the SPIFFE specification spells it: a trust domain and a path that is not empty.
+fn is_spiffe_id(id: &str) -> bool {
+    let Some((domain, path)) = id.strip_prefix(SPIFFE).and_then(|rest| rest.split_once('/')) else {
+        return false;
+    };
+    let is_sign = |b: u8| matches!(b, b'.' | b'_' | b'-');
+    let is_domain = (1..=255).contains(&domain.len())
+        && domain.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || is_sign(b));
+    let is_segment = |segment: &str| {
+        !matches!(segment, "" | "." | "..")
+            && segment.bytes().all(|b| b.is_ascii_alphanumeric() || is_sign(b))
+    };
+    id.len() <= LONGEST_SPIFFE_ID && is_domain && path.split('/').all(is_segment)
+}
+
+fn is_dns_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+    };
+    name.len() <= LONGEST_DNS_NAME && name.split('.').all(is_label)
 }
 
 #[cfg(test)]

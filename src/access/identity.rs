@@ -1,8 +1,10 @@
 //! Who calls.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
 
 use super::Certificate;
 use crate::ids::CallerId;
@@ -16,25 +18,67 @@ pub struct Peer {
     pub certificate: Option<Arc<Certificate>>,
 }
 
+/// How a caller has proven who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Proof {
+    /// By the certificate of its connection.
+    Certificate,
+    /// By a JSON web token.
+    Jwt,
+    /// By a token of the file.
+    Token,
+    /// By what a trusted proxy says.
+    Mesh,
+    /// It has not, and need not.
+    None,
+}
+
+impl Proof {
+    /// Each of them.
+    pub const ALL: [Self; 5] = [Self::Certificate, Self::Jwt, Self::Token, Self::Mesh, Self::None];
+
+    /// Its word in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::Jwt => "jwt",
+            Self::Token => "token",
+            Self::Mesh => "mesh",
+            Self::None => "none",
+        }
+    }
+}
+
 /// Who calls, once that is proven, or where it need not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     id: CallerId,
+    proof: Proof,
     name: Option<Arc<str>>,
+    until: Option<Instant>,
 }
 
 impl Identity {
     /// Whoever connects from this address.
     pub fn of_address(address: IpAddr) -> Self {
-        Self { id: CallerId::Peer(address), name: None }
+        Self { id: CallerId::Peer(address), proof: Proof::None, name: None, until: None }
     }
 
     /// Whoever has proven to have this name.
-    pub fn named(name: impl Into<Arc<str>>) -> Self {
+    pub fn proven(proof: Proof, name: impl Into<Arc<str>>) -> Self {
         let name = name.into();
-        let mut hasher = DefaultHasher::new();
-        name.hash(&mut hasher);
-        Self { id: CallerId::Named(hasher.finish()), name: Some(name) }
+        let mut hasher = Sha256::new();
+        hasher.update(proof.as_str());
+        hasher.update([0]);
+        hasher.update(&*name);
+        let mut id = [0; 16];
+        id.copy_from_slice(&hasher.finalize()[..16]);
+        Self { id: CallerId::Named(id), proof, name: Some(name), until: None }
+    }
+
+    /// The same, for as long as what proves it holds.
+    pub(super) fn until(self, until: Option<Instant>) -> Self {
+        Self { until, ..self }
     }
 
     /// What tells callers apart that share what is scarce.
@@ -42,8 +86,18 @@ impl Identity {
         self.id
     }
 
+    /// How it has proven its name.
+    pub fn proof(&self) -> Proof {
+        self.proof
+    }
+
     /// Its name, where it has proven one.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
+    }
+
+    /// When the proof ends by itself.
+    pub fn expiry(&self) -> Option<Instant> {
+        self.until
     }
 }

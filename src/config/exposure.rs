@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::source::Sources;
 use super::switch;
-use crate::access::{Mode, NoMode};
+use crate::access::Mode;
 use crate::tls::Tls;
 
 const NO_CHOICE: &str = "is not on loopback, and nothing says who may call: set auth.mode to mtls (with tls.client_ca_file), to \
@@ -16,20 +16,21 @@ const READABLE: &str = "is not on loopback, and tokens would travel readable: se
 const NO_CA: &str = "mtls requires tls.client_ca_file, with tls.cert_file and tls.key_file";
 
 /// Reports what stands against the address.
-pub(super) fn check(sources: &mut Sources<'_>, listen: Option<SocketAddr>, tls: Option<&Tls>) {
+pub(super) fn check(
+    sources: &mut Sources<'_>,
+    modes: &[Mode],
+    listen: Option<SocketAddr>,
+    tls: Option<&Tls>,
+) {
     let allows_plaintext = sources.required("tls.allow_plaintext", switch);
-    let (place, modes) = (sources.place("auth.mode"), sources.optional("auth.mode", modes));
-    if place.is_some() && modes.is_none() {
-        return;
-    }
-    let modes = modes.unwrap_or_default();
+    let place = sources.place("auth.mode");
     // Files that are of no use have a problem of their own.
     let is_tls = tls.is_some() || sources.place("tls.cert_file").is_some();
     let asks = tls.is_some_and(Tls::asks_for_certificates) || sources.place("tls.client_ca_file").is_some();
     if let Some(place) = place.filter(|_| modes.contains(&Mode::Mtls) && !asks) {
         return sources.problem(place, NO_CA);
     }
-    let objection = listen.and_then(|listen| objection(listen, &modes, is_tls || allows_plaintext));
+    let objection = listen.and_then(|listen| objection(listen, modes, is_tls || allows_plaintext));
     if let (Some(place), Some(objection)) = (sources.place("grpc.listen"), objection) {
         sources.problem(place, objection);
     }
@@ -50,8 +51,4 @@ fn objection(listen: SocketAddr, modes: &[Mode], is_covered: bool) -> Option<&'s
     } else {
         Some(READABLE)
     }
-}
-
-fn modes(text: &str) -> Result<Vec<Mode>, NoMode> {
-    text.split(',').map(|word| word.trim().parse()).collect()
 }

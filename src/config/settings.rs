@@ -47,6 +47,13 @@ pub const SETTINGS: &[Setting] = &[
         "How callers prove who they are, with commas between: mtls, jwt, tokens, mesh, open; not set: not at all, and the gRPC listener has to be on loopback",
     ),
     setting(
+        "auth.tokens_file",
+        None,
+        "GATEWAY_AUTH_TOKENS_FILE",
+        "",
+        "For tokens: TOML file of lines name = \"sha256:…\", the hash of the token of this caller; it is read again while the gateway runs",
+    ),
+    setting(
         "tls.cert_file",
         None,
         "GATEWAY_TLS_CERT_FILE",

@@ -20,8 +20,8 @@ pub struct Call {
 pub enum CallerId {
     /// Whoever connects from this address.
     Peer(IpAddr),
-    /// Whoever has proven a name, by its hash: two that share one share no more than their places in queues.
-    Named(u64),
+    /// Whoever has proven a name, by a hash of both that nobody can aim at: what a caller may do hangs on it.
+    Named([u8; 16]),
     /// The gateway itself, which looks after a write of its own, or nobody knows.
     Unknown,
 }

@@ -61,6 +61,7 @@ struct Instruments {
     cut: Counter<u64>,
     connections: UpDownCounter<i64>,
     refused: Counter<u64>,
+    callers: Counter<u64>,
     requests: Histogram<f64>,
     retries: Counter<u64>,
     queue_wait: Histogram<f64>,
@@ -283,6 +284,7 @@ impl Metrics {
             cut: counter(&CUT),
             connections: up_down(&CONNECTIONS),
             refused: counter(&REFUSED),
+            callers: counter(&CALLERS),
             requests: histogram(&REQUESTS, &DURATIONS),
             retries: counter(&RETRIES),
             queue_wait: histogram(&QUEUE_WAIT, &LAGS),
@@ -372,6 +374,16 @@ impl Metrics {
     /// A connection was closed that nobody had used.
     pub fn connection_refused(&self, why: ConnectionRefused) {
         self.0.refused.add(1, &[KeyValue::new("participant.connections.reason", why.as_str())]);
+    }
+
+    /// A call's caller has proven who it is, or not. The proof is of those that the table lists.
+    pub fn caller_judged(&self, proof: &'static str, is_ok: bool) {
+        let outcome = if is_ok { "ok" } else { "refused" };
+        let labels = [
+            KeyValue::new("participant.auth.proof", proof),
+            KeyValue::new("participant.auth.outcome", outcome),
+        ];
+        self.0.callers.add(1, &labels);
     }
 
     /// An attempt at a request to Twilio is over.

@@ -5,6 +5,7 @@
 mod harness;
 
 mod accounts;
+mod auth;
 mod bad_input;
 mod batch;
 mod breaker;

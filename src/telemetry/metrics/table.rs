@@ -67,6 +67,15 @@ pub(super) const REFUSED: Row = Row {
            `connections.max_per_peer`), tls (the handshake failed, for want of a good certificate, say), silent (no HTTP/2 within \
            `connections.handshake_timeout`)",
 };
+pub(super) const CALLERS: Row = Row {
+    name: "participant.auth.calls",
+    prometheus: "participant_auth_calls_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.auth.proof", "participant.auth.outcome"],
+    help: "Calls whose caller had to prove who it is, by what it brought (certificate, jwt, token, mesh, none) and by whether \
+           that was ok or refused. Where a certificate alone decides, calls that it lets in are not counted",
+};
 pub(super) const REQUESTS: Row = Row {
     name: "http.client.request.duration",
     prometheus: "http_client_request_duration_seconds",
@@ -315,6 +324,7 @@ pub const METRICS: &[Row] = &[
     CUT,
     CONNECTIONS,
     REFUSED,
+    CALLERS,
     REQUESTS,
     RETRIES,
     LIMIT,
