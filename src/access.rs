@@ -7,6 +7,9 @@ mod bearer;
 mod certificate;
 mod file;
 mod identity;
+mod jwks;
+mod jwt;
+mod mesh;
 mod mode;
 mod tokens;
 
@@ -23,6 +26,9 @@ use tracing::debug;
 pub use certificate::Certificate;
 pub use file::FileError;
 pub use identity::{Identity, Peer, Proof};
+pub use jwks::{KeySetError, Keys};
+pub use jwt::{Jwt, JwtSettings, NoSigningAlgorithm, SigningAlgorithm};
+pub use mesh::{Mesh, MeshHeader, NoMeshHeader};
 pub use mode::{Mode, NoMode};
 pub use tokens::{TableError, Tokens};
 
@@ -40,15 +46,21 @@ pub struct Access {
 pub enum Way {
     /// By the certificate of the connection.
     Certificate,
+    /// By a JSON web token.
+    Jwt(Jwt),
     /// By a token of a file.
     Tokens(Tokens),
+    /// By what a trusted proxy says.
+    Mesh(Mesh),
 }
 
 impl Way {
     fn proof(&self) -> Proof {
         match self {
             Self::Certificate => Proof::Certificate,
+            Self::Jwt(_) => Proof::Jwt,
             Self::Tokens(_) => Proof::Token,
+            Self::Mesh(_) => Proof::Mesh,
         }
     }
 }
@@ -124,12 +136,22 @@ impl Access {
         })
     }
 
+    /// Waits until proofs can be judged. It takes that they are kept up meanwhile.
+    pub async fn ready(&self) {
+        for way in self.ways.iter().flat_map(|ways| &ways.ways) {
+            if let Way::Jwt(jwt) = way {
+                jwt.ready().await;
+            }
+        }
+    }
+
     /// Keeps up what the proofs are judged by until the token is cancelled.
     pub async fn upkeep(self, every: Duration, end: CancellationToken) {
         let Some(ways) = self.ways else { return end.cancelled().await };
         let upkeep = ways.ways.iter().map(|way| async {
             match way {
-                Way::Certificate => {}
+                Way::Certificate | Way::Mesh(_) => {}
+                Way::Jwt(jwt) => jwt.upkeep(every, &ways.metrics).await,
                 Way::Tokens(tokens) => tokens.upkeep(every, &ways.metrics).await,
             }
         });
@@ -139,6 +161,18 @@ impl Access {
 }
 
 impl Ways {
+    /// The bearer token for this way, of the two which take one: where there are both, its shape tells.
+    fn bearer<'a>(&self, way: &Way, headers: &'a HeaderMap) -> Option<Result<&'a str, Refused>> {
+        let bearer = bearer::of(headers)?;
+        let has_both =
+            [Proof::Jwt, Proof::Token].iter().all(|proof| self.ways.iter().any(|way| way.proof() == *proof));
+        let is_for_another = match &bearer {
+            Ok(token) => has_both && bearer::is_jwt_shaped(token) != (way.proof() == Proof::Jwt),
+            Err(_) => false,
+        };
+        (!is_for_another).then_some(bearer)
+    }
+
     /// What becomes of the proof of this kind; `None` where the call brings none.
     fn judge(&self, way: &Way, peer: &Peer, headers: &HeaderMap) -> Option<Judged> {
         let now = |judged: Result<Identity, Refused>| -> Judged { Box::pin(ready(judged)) };
@@ -146,9 +180,122 @@ impl Ways {
             Way::Certificate => {
                 peer.certificate.as_ref().map(|certificate| now(certificate.owner(Proof::Certificate)))
             }
+            Way::Jwt(jwt) => Some(match self.bearer(way, headers)? {
+                Ok(token) => jwt.judge(token),
+                Err(refused) => now(Err(refused)),
+            }),
             Way::Tokens(tokens) => {
-                bearer::of(headers).map(|token| now(token.and_then(|token| tokens.owner(token))))
+                let token = self.bearer(way, headers)?;
+                Some(now(token.and_then(|token| tokens.owner(token))))
             }
+            Way::Mesh(mesh) => match mesh.judge(peer.address, headers) {
+                // Beside another way, a call without any proof would be none the worse for it.
+                None if self.ways.len() == 1 && !mesh.is_required => {
+                    Some(now(Ok(Identity::of_address(peer.address))))
+                }
+                judged => judged.map(now),
+            },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use http::HeaderValue;
+
+    use super::*;
+
+    const ENVOY: &str = "x-forwarded-client-cert";
+    const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn mesh(is_required: bool) -> Way {
+        let proxies = vec!["127.0.0.0/8".parse().unwrap()];
+        Way::Mesh(Mesh { proxies, header: MeshHeader::Envoy, is_required })
+    }
+
+    fn access(ways: Vec<Way>) -> Access {
+        Access::by(ways, Metrics::new(None).unwrap())
+    }
+
+    fn peer(uris: &[&str], dns: &[&str]) -> Peer {
+        let [uris, dns] = [uris, dns].map(|names| names.iter().map(|name| (*name).to_owned()).collect());
+        Peer { address: HOME, certificate: Some(Arc::new(Certificate { uris, dns })) }
+    }
+
+    fn nobody() -> Peer {
+        Peer { address: HOME, certificate: None }
+    }
+
+    async fn name(access: &Access, peer: &Peer, headers: &[(&'static str, &'static str)]) -> Option<String> {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let identity = access.of_call(peer, &headers.collect()).await.ok()?;
+        Some(identity.name().unwrap_or("anonymous").to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_certificate_names_its_owner_for_the_whole_connection() {
+        let access = access(vec![Way::Certificate]);
+        for (uris, dns, expected) in [
+            (&["spiffe://a.example/b"][..], &["c.example"][..], Some("spiffe://a.example/b")),
+            (&[], &["C.example", "d.example"], Some("dns:c.example")),
+            (&["https://a.example"], &["c.example"], Some("dns:c.example")),
+            (&["spiffe://a.example/b", "spiffe://a.example/c"], &["c.example"], None),
+            (&["spiffe://a.example/b", "https://a.example"], &[], None),
+            (&["spiffe://a.example"], &["c.example"], None),
+            (&["https://a.example"], &[], None),
+            (&[], &[], None),
+        ] {
+            let peer = peer(uris, dns);
+            let of_connection = access.of_connection(&peer);
+            assert_eq!(of_connection.as_ref().and_then(Identity::name), expected, "{peer:?}");
+            assert_eq!(name(&access, &peer, &[]).await.as_deref(), expected, "{peer:?}");
+        }
+        assert_eq!(access.of_connection(&nobody()), None);
+        assert_eq!(name(&access, &nobody(), &[]).await, None);
+    }
+
+    #[tokio::test]
+    async fn the_first_proof_decides_and_a_bad_one_is_not_passed_over() {
+        let (good, bad) = (peer(&["spiffe://a.example/b"], &[]), peer(&[], &[]));
+        let by_mesh = [(ENVOY, "URI=spiffe://a.example/mesh")];
+        let both = access(vec![Way::Certificate, mesh(true)]);
+        assert_eq!(name(&both, &good, &by_mesh).await.as_deref(), Some("spiffe://a.example/b"));
+        assert_eq!(name(&both, &bad, &by_mesh).await, None);
+        assert_eq!(name(&both, &nobody(), &by_mesh).await.as_deref(), Some("spiffe://a.example/mesh"));
+        let both = access(vec![mesh(true), Way::Certificate]);
+        assert_eq!(both.of_connection(&good), None, "a call may say something else");
+        assert_eq!(name(&both, &good, &by_mesh).await.as_deref(), Some("spiffe://a.example/mesh"));
+        assert_eq!(name(&both, &good, &[(ENVOY, "URI=")]).await, None);
+        assert_eq!(name(&both, &good, &[]).await.as_deref(), Some("spiffe://a.example/b"));
+    }
+
+    #[tokio::test]
+    async fn only_a_mesh_alone_lets_in_whoever_it_says_nothing_of() {
+        assert_eq!(name(&access(vec![mesh(false)]), &nobody(), &[]).await.as_deref(), Some("anonymous"));
+        assert_eq!(name(&access(vec![mesh(true)]), &nobody(), &[]).await, None);
+        for ways in [vec![Way::Certificate, mesh(false)], vec![mesh(false), Way::Certificate]] {
+            assert_eq!(name(&access(ways), &nobody(), &[]).await, None);
+        }
+        let bad = [(ENVOY, "URI=spiffe://a.example/b;URI=spiffe://a.example/c")];
+        assert_eq!(name(&access(vec![mesh(false)]), &nobody(), &bad).await, None);
+    }
+
+    #[tokio::test]
+    async fn who_is_open_asks_for_nothing() {
+        let open = Access::by(Vec::new(), Metrics::new(None).unwrap());
+        let peer = peer(&["spiffe://a.example/b"], &[]);
+        assert_eq!(open.of_connection(&peer), Some(Identity::of_address(HOME)));
+        assert_eq!(name(&open, &peer, &[("authorization", "Bearer a")]).await.as_deref(), Some("anonymous"));
+    }
+
+    #[test]
+    fn the_same_name_by_another_proof_is_another_caller() {
+        let [one, other] = [Proof::Mesh, Proof::Certificate].map(|proof| Identity::proven(proof, "dns:a"));
+        assert_ne!(one.id(), other.id());
+        assert_eq!(one.id(), Identity::proven(Proof::Mesh, "dns:a").id());
     }
 }

@@ -274,7 +274,7 @@ impl App {
             let upkeep = tls.upkeep(self.reload_interval, self.metrics.clone(), end.clone());
             servers.spawn(ending("the upkeep of TLS", upkeep.map(Ok::<_, Infallible>)));
         }
-        let upkeep = self.access.upkeep(self.reload_interval, end.clone());
+        let upkeep = self.access.clone().upkeep(self.reload_interval, end.clone());
         servers.spawn(ending("the upkeep of access", upkeep.map(Ok::<_, Infallible>)));
         if let Some((listener, tls, routes)) = self.events {
             let serving = public::serve(listener, tls, routes, public::Limits::default(), goaway.clone());
@@ -283,17 +283,22 @@ impl App {
         let mut grpc = JoinSet::new();
         grpc.spawn(ending("the gRPC listener", self.front.serve(self.grpc, goaway.clone())));
 
-        health.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
-        readiness.set(true);
-        if let Some(path) = &self.ready_file {
-            ready_file::write(path, &self.addresses).map_err(RunError::ReadyFile)?;
-        }
-        let Addresses { grpc: grpc_address, admin, events: events_address, sandbox } = self.addresses;
-        let [events_address, sandbox] = [events_address, sandbox].map(|it| it.map(tracing::field::display));
-        info!(grpc = %grpc_address, %admin, events = events_address, sandbox, "serving");
-
+        let ready = async {
+            // Without the keys of callers' tokens it would refuse who is in the right.
+            self.access.ready().await;
+            health.set_service_status(SERVICE_NAME, ServingStatus::Serving).await;
+            readiness.set(true);
+            if let Some(path) = &self.ready_file {
+                ready_file::write(path, &self.addresses).map_err(RunError::ReadyFile)?;
+            }
+            let Addresses { grpc, admin, events, sandbox } = self.addresses;
+            let [events, sandbox] = [events, sandbox].map(|it| it.map(tracing::field::display));
+            info!(%grpc, %admin, events, sandbox, "serving");
+            Ok(())
+        };
         let stop = tokio::select! {
             stop = stop => stop,
+            Err(error) = ready => return Err(error),
             Some(ended) = servers.join_next() => return Err(ended_early(ended)),
             Some(ended) = events.join_next() => return Err(ended_early(ended)),
             Some(ended) = grpc.join_next() => return Err(ended_early(ended)),

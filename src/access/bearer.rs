@@ -35,3 +35,28 @@ fn parse(value: &[u8]) -> Result<&str, Refused> {
 pub(super) fn is_jwt_shaped(token: &str) -> bool {
     token.split('.').count() == 3
 }
+
+#[cfg(test)]
+mod properties {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_token_or_refused(value in prop::collection::vec(any::<u8>(), 0..300)) {
+            let Ok(value) = HeaderValue::from_bytes(&value) else { return Ok(()) };
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value)]);
+            if let Ok(token) = of(&headers).unwrap() {
+                prop_assert!(!token.is_empty() && !token.contains([' ', ',']));
+            }
+        }
+
+        #[test]
+        fn any_token_is_told_as_it_is(scheme in "[Bb]earer +", token in "[A-Za-z0-9._~+/-]{1,200}=?") {
+            let value = format!("{scheme}{token}");
+            prop_assert_eq!(parse(value.as_bytes()), Ok(token.as_str()));
+        }
+    }
+}

@@ -123,3 +123,66 @@ fn parse_hash(text: &str) -> Option<Hash> {
     }
     Some(hash)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hash(token: &str) -> String {
+        let digits: String = Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{HASH}{digits}")
+    }
+
+    fn refused(text: &str) -> TableError {
+        Table::parse(text.as_bytes()).err().expect("the file is refused")
+    }
+
+    #[test]
+    fn what_is_no_token_file_is_refused() {
+        let (hash, cut) = (hash("a"), &hash("a")[..70]);
+        assert_eq!(refused(""), TableError::Count);
+        assert_eq!(refused("a = []"), TableError::Count);
+        for text in ["a", "a = 1", "a.b = \"c\"", "a = [1]", &format!("a = \"{hash}\"\na = \"{hash}\"")] {
+            assert_eq!(refused(text), TableError::NoToml, "{text}");
+        }
+        for name in ["\"\"".to_owned(), "\"a b\"".to_owned(), "\"a/b\"".to_owned(), "a".repeat(65)] {
+            assert_eq!(refused(&format!("{name} = \"{hash}\"")), TableError::NoName, "{name}");
+        }
+        for value in
+            ["", "secret", cut, &hash[7..], &format!("{cut}g"), &format!("{hash}0"), &format!("{cut}é")]
+        {
+            assert_eq!(refused(&format!("a = \"{value}\"")), TableError::NoHash, "{value}");
+        }
+        assert_eq!(refused(&format!("a = \"{hash}\"\nb = \"{hash}\"")), TableError::Twice);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(Table::parse(&bytes).is_err());
+        }
+
+        #[test]
+        fn no_error_repeats_the_content(text in "planted[ =\"]{0,4}planted") {
+            prop_assert!(!refused(&text).to_string().contains("planted"));
+        }
+
+        #[test]
+        fn each_name_has_its_hashes(
+            names in prop::collection::btree_set("[A-Za-z0-9_.-]{1,64}", 1..5), is_upper in any::<bool>()
+        ) {
+            let line = |name: &String| {
+                let [one, two] = ["1", "2"].map(|end| hash(&format!("{name}{end}")));
+                let two = if is_upper { two.to_uppercase().replace("SHA", "sha") } else { two };
+                format!("\"{name}\" = [\"{one}\", \"{two}\"]\n")
+            };
+            let text: String = names.iter().map(line).collect();
+            let table = Table::parse(text.as_bytes()).unwrap();
+            let owners: Vec<_> = table.0.iter().map(|(owner, _)| owner.name().unwrap().to_owned()).collect();
+            let expected: Vec<_> = names.iter().flat_map(|name| vec![format!("token:{name}"); 2]).collect();
+            prop_assert_eq!(owners, expected);
+        }
+    }
+}

@@ -9,8 +9,9 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
+use std::task::Context;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{Either, ready};
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::{Body, Frame};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Code, Status};
@@ -154,12 +155,13 @@ impl CallService {
         let (caller, services) = (self.caller_of(kind, request.headers()), self.services.clone());
         let mut call = Call::begin(method, span, calls);
         async move {
-            let caller = match caller.await {
-                Ok(caller) => caller,
+            let (caller, expiry) = match caller.await {
+                Ok(known) => known,
                 Err(Unauthenticated) => {
                     return Ok(call.observe(status::plain(Reason::Unauthenticated).into_http()));
                 }
             };
+            call.expires(expiry);
             let opened = Opened::new(limits.deadline, caller.identity.id(), request.headers());
             request.extensions_mut().insert(opened);
             if !call.has_room(caller) {
@@ -171,21 +173,26 @@ impl CallService {
         }
     }
 
-    /// Whose a call is. Health is asked for by whoever keeps the process running, who has no name.
+    /// Whose a call is, and when that holds no longer. Health is asked for by whoever keeps the process running, who has no name.
     fn caller_of(
         &self,
         kind: Kind,
         headers: &HeaderMap,
-    ) -> impl Future<Output = Result<Arc<Caller>, Unauthenticated>> + Send + use<> {
+    ) -> impl Future<Output = Result<(Arc<Caller>, Option<Instant>), Unauthenticated>> + Send + use<> {
         let Shared { access, callers, .. } = &*self.services.calls.0;
         match &self.caller {
-            Some(caller) => Either::Left(ready(Ok(caller.clone()))),
+            Some(caller) => Either::Left(ready(Ok((caller.clone(), None)))),
             None if kind == Kind::Other => {
-                Either::Left(ready(Ok(callers.get(Identity::of_address(self.peer.address)))))
+                Either::Left(ready(Ok((callers.get(Identity::of_address(self.peer.address)), None))))
             }
             None => {
                 let (identity, callers) = (access.of_call(&self.peer, headers), callers.clone());
-                Either::Right(async move { Ok(callers.get(identity.await?)) })
+                Either::Right(async move {
+                    let identity = identity.await?;
+                    // Not that of the caller, who may have had another proof when it began to call.
+                    let expiry = identity.expiry();
+                    Ok((callers.get(identity), expiry))
+                })
             }
         }
     }
@@ -252,13 +259,25 @@ struct Call {
     ended: bool,
     /// None as long as nobody knows whose it is, and where there was none left for it.
     place: Option<Place>,
+    /// When a stream's caller has to prove anew who it is.
+    expiry: Option<Pin<Box<Sleep>>>,
     calls: Calls,
 }
 
 impl Call {
     fn begin(method: Arc<Method>, span: CallSpan, calls: Calls) -> Self {
         method.metrics.began();
-        Self { method, span, began: Instant::now(), ended: false, place: None, calls }
+        Self { method, span, began: Instant::now(), ended: false, place: None, expiry: None, calls }
+    }
+
+    /// Bounds a stream; any other call is short.
+    fn expires(&mut self, at: Option<Instant>) {
+        let at = at.filter(|_| self.method.kind != Kind::Call);
+        self.expiry = at.map(|at| Box::pin(sleep_until(at)));
+    }
+
+    fn has_expired(&mut self, context: &mut Context<'_>) -> bool {
+        self.expiry.as_mut().is_some_and(|expiry| expiry.as_mut().poll(context).is_ready())
     }
 
     fn has_room(&mut self, caller: Arc<Caller>) -> bool {

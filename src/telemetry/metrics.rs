@@ -62,6 +62,7 @@ struct Instruments {
     connections: UpDownCounter<i64>,
     refused: Counter<u64>,
     callers: Counter<u64>,
+    jwks: Counter<u64>,
     requests: Histogram<f64>,
     retries: Counter<u64>,
     queue_wait: Histogram<f64>,
@@ -285,6 +286,7 @@ impl Metrics {
             connections: up_down(&CONNECTIONS),
             refused: counter(&REFUSED),
             callers: counter(&CALLERS),
+            jwks: counter(&JWKS),
             requests: histogram(&REQUESTS, &DURATIONS),
             retries: counter(&RETRIES),
             queue_wait: histogram(&QUEUE_WAIT, &LAGS),
@@ -384,6 +386,12 @@ impl Metrics {
             KeyValue::new("participant.auth.outcome", outcome),
         ];
         self.0.callers.add(1, &labels);
+    }
+
+    /// The keys of callers' tokens were asked for.
+    pub fn jwks_refreshed(&self, is_ok: bool) {
+        let outcome = if is_ok { "ok" } else { "failed" };
+        self.0.jwks.add(1, &[KeyValue::new("participant.jwks.outcome", outcome)]);
     }
 
     /// An attempt at a request to Twilio is over.

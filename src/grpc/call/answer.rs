@@ -57,6 +57,10 @@ impl Body for Answer {
             pace::give(call.patience());
             return Poll::Ready(Some(Ok(Frame::data(next_slice(this.rest)))));
         }
+        if call.has_expired(context) {
+            pace::give(call.patience());
+            return Poll::Ready(Some(Ok(call.end_early(Reason::Unauthenticated))));
+        }
         // A stream's work is done while it is polled, and belongs to the call's span.
         let inner = this.inner;
         let poll = AssertUnwindSafe(|| call.span.within(|| inner.poll_frame(context)));

@@ -76,6 +76,15 @@ pub(super) const CALLERS: Row = Row {
     help: "Calls whose caller had to prove who it is, by what it brought (certificate, jwt, token, mesh, none) and by whether \
            that was ok or refused. Where a certificate alone decides, calls that it lets in are not counted",
 };
+pub(super) const JWKS: Row = Row {
+    name: "participant.jwks.refreshes",
+    prometheus: "participant_jwks_refreshes_total",
+    kind: "counter",
+    unit: "",
+    labels: &["participant.jwks.outcome"],
+    help: "Requests for the keys at `auth.jwt.jwks_url`, by whether they brought any (ok, failed); after a failure the last good \
+           ones stay in use",
+};
 pub(super) const REQUESTS: Row = Row {
     name: "http.client.request.duration",
     prometheus: "http_client_request_duration_seconds",
@@ -325,6 +334,7 @@ pub const METRICS: &[Row] = &[
     CONNECTIONS,
     REFUSED,
     CALLERS,
+    JWKS,
     REQUESTS,
     RETRIES,
     LIMIT,
