@@ -46,9 +46,10 @@ use crate::ids::{AccountId, Accounts};
 use crate::participants::{Feed, Freshness, PageTokens, Participants};
 use crate::proto::participant_service_server::ParticipantServiceServer;
 use crate::sandbox::{self, Sandbox};
+use crate::secret::Secret;
 use crate::telemetry::{LogFilter, Metrics, Telemetry};
 use crate::tls::Tls;
-use crate::twilio::{Account, Credentials, Secret, Twilio};
+use crate::twilio::{Account, Credentials, Twilio};
 use admin::Readiness;
 use connections::Front;
 
@@ -111,7 +112,7 @@ impl App {
     pub async fn build(config: Config) -> Result<Self, BuildError> {
         let Config {
             grpc_listen,
-            tls,
+            tls: grpc_tls,
             ways,
             admin_listen,
             ready_file,
@@ -190,11 +191,13 @@ impl App {
             CallLimits { longest: call_timeout, stall: stream_stall, in_flight: calls_in_flight, watchers };
         let access = Access::by(ways, metrics.clone());
         let calls = Calls::new(limits, access.clone(), end_streams.clone(), &metrics, log.calls);
+        let tls: Vec<Tls> = grpc_tls.iter().cloned().chain(of_events).collect();
+        tls.iter().for_each(|tls| tls.tell(&metrics));
         let (health, health_service) = tonic_health::server::health_reporter();
         let service = grpc::service(participants.clone(), known, watch.heartbeat);
         let front = Front {
             services: server::services(calls.clone(), service, health_service)?,
-            tls: tls.clone(),
+            tls: grpc_tls,
             limits: within_files(connections),
             metrics: metrics.clone(),
         };
@@ -204,7 +207,7 @@ impl App {
             front,
             admin,
             events,
-            tls: tls.into_iter().chain(of_events).collect(),
+            tls,
             sandbox,
             participants,
             #[cfg(feature = "kinesis")]

@@ -28,9 +28,10 @@ use crate::access::Way;
 use crate::events::kinesis;
 use crate::participants::{CacheSettings, Capacity, Lifetimes, RedisSettings};
 use crate::sandbox;
+use crate::secret::Secret;
 use crate::telemetry::{CallLog, Export, LogFormat, LogSettings, Protocol};
 use crate::tls::Tls;
-use crate::twilio::{self, Account, Credentials, Secret};
+use crate::twilio::{self, Account, Credentials};
 use source::Sources;
 
 /// How the environment is looked up.
@@ -211,7 +212,7 @@ fn account_lines(upstream: &Upstream) -> Vec<String> {
         let Account { id, v1_url, v2_url, credentials, auth_tokens: _ } = account;
         let default = if at == 0 { " (default)" } else { "" };
         let user = match credentials.user() {
-            user if user.is_file() => format!("{} [{}]", user.value(), user.place()),
+            user if user.is_file() => format!("{} [{}]", &*user.value(), user.place()),
             user => user.value().to_string(),
         };
         let secrets = credentials.secrets().iter().map(|secret| format!("{secret} [{}]", secret.place()));

@@ -4,7 +4,8 @@
 //! reads through [`cache`] and writes through [`twilio`], and what it changes it makes the cache forget. [`twilio`] speaks
 //! both REST APIs and tells answers in the contract's own messages, [`proto`], about the things that [`ids`] names. What
 //! Twilio's events tell goes through [`participants`], too, which forgets first and then tells the watchers through [`feed`].
-//! [`app`] puts all of it together from a [`config`], and `main` gives that a process. [`probe`] is the other side, a caller.
+//! [`app`] puts all of it together from a [`config`], and `main` gives that a process. [`tls`] is what its listeners speak, and
+//! [`probe`] is the other side, a caller.
 //!
 //! Data flows one way, and a module knows only those above it in this list. [`sandbox`] is a fake Twilio that stands apart:
 //! it imports nothing from the rest, so that it cannot share a mistake with it.
@@ -14,6 +15,8 @@ pub mod proto;
 pub mod ids;
 
 pub mod telemetry;
+
+pub mod secret;
 
 mod wire;
 

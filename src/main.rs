@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use participant_gateway::app::{self, App, Signals, greeting};
 use participant_gateway::config::{self, Command, Config, Problem, Upstream};
 use participant_gateway::telemetry::{self, Telemetry};
-use participant_gateway::{probe, sandbox};
+use participant_gateway::{probe, sandbox, secret};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
 
 async fn serve(config: Config) -> Outcome {
     let telemetry = telemetry::init(&config.log, config.export.traces)?;
+    secret::forbid_core_dumps();
     let result = gateway(config, &telemetry).await;
     telemetry.flush().await;
     result
@@ -49,7 +50,7 @@ async fn gateway(config: Config, telemetry: &Telemetry) -> Outcome {
     let is_sandboxed = matches!(config.upstream, Upstream::Sandbox(_));
     let app = App::build(config).await?.with_telemetry(telemetry);
     if is_sandboxed {
-        say(greeting(&app.addresses()));
+        say(greeting(&app));
     }
     tokio::select! {
         result = app.run(stop) => Ok(result?),

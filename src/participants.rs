@@ -39,7 +39,7 @@ use crate::ids::Segment;
 use crate::proto::{CacheStatus, Participant};
 use crate::telemetry::Metrics;
 use crate::twilio::{self, Twilio};
-pub use crate::twilio::{Create, Cursor, MAX_CONVERSATIONS_PAGE_SIZE, Secret, Update, max_page_size};
+pub use crate::twilio::{Create, Cursor, MAX_CONVERSATIONS_PAGE_SIZE, Update, max_page_size};
 use cached::Cached;
 use turns::Turns;
 

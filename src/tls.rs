@@ -96,7 +96,6 @@ impl Tls {
 
     /// Reads the files again and again until the token is cancelled.
     pub async fn upkeep(self, every: Duration, metrics: Metrics, end: CancellationToken) {
-        self.tell(&metrics);
         let (mut interval, mut is_bad) = (tokio::time::interval(every), false);
         let forever = async {
             loop {
@@ -143,8 +142,8 @@ impl Tls {
         }
     }
 
-    /// What whoever runs the gateway should know of the files in use.
-    fn tell(&self, metrics: &Metrics) {
+    /// Tells whoever runs the gateway what there is to know of the files in use.
+    pub fn tell(&self, metrics: &Metrics) {
         let Shared { listener, files, set } = &*self.0;
         let (set, listener) = (set.borrow().clone(), listener.as_str());
         metrics.certificate_expires(listener, set.expiry);

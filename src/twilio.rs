@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-pub use account::{Account, Client, Credentials, Secret, SecretFileError};
+pub use account::{Account, Client, Credentials};
 pub use agreement::{Agreement, Caller};
 pub use breaker::BreakerSettings;
 pub use error::{Broken, Cause, Error, NoToken, Operation, Problem, Subject, THROTTLED};

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -338,6 +339,44 @@ fn an_events_listener_without_an_auth_token_exits_64() {
 }
 
 #[test]
+fn another_address_than_loopback_exits_64_without_a_choice_of_who_may_call() {
+    for env in [&ACCOUNT[..], &[]] {
+        let sandbox = env.is_empty().then_some("--sandbox");
+        let args: Vec<&str> = ["serve", "--grpc-listen=0.0.0.0:0"].into_iter().chain(sandbox).collect();
+        let output = run(&args, env);
+        let told = text(&output.stderr);
+        assert_eq!((output.status.code(), told.lines().count()), (Some(64), 1), "{told}");
+        for choice in ["auth.mode", "mtls", "tls.client_ca_file", "jwt", "tokens", "mesh", "open"] {
+            assert!(told.contains(choice), "{told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_has_expired_and_a_key_that_all_may_read_are_told_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let [certificate, key] = ["tls.crt", "tls.key"].map(|name| folder.path().join(name));
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    std::fs::write(&certificate, params.self_signed(&pair).unwrap().pem()).unwrap();
+    std::fs::write(&key, pair.serialize_pem()).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let env = [("GATEWAY_TLS_CERT_FILE", &certificate), ("GATEWAY_TLS_KEY_FILE", &key)];
+    let env = env.map(|(name, path)| (name, path.to_str().unwrap()));
+    let mut process = Process::serve(&["--sandbox"], &env);
+    let expired = process.err.until("the certificate has expired").await;
+    assert!(expired.contains("2021-01-01T00:00:00Z"), "{expired}");
+    let readable = process.err.until("may read the private key").await;
+    assert!(readable.contains("tls.key"), "{readable}");
+    process.ready().await;
+    process.signal(Signal::Interrupt);
+    assert_eq!(process.exit().await, Some(0));
+    let secret = pair.serialize_pem();
+    assert!(!process.err.rest().await.iter().any(|line| line.contains(secret.lines().nth(1).unwrap())));
+}
+
+#[test]
 fn an_unknown_flag_or_command_exits_64() {
     for (args, named) in [
         (&["serve", "--no-such-flag"][..], "--no-such-flag"),
@@ -424,6 +463,81 @@ async fn the_ready_file_appears_whole_with_the_bound_addresses() {
     let line: Value = serde_json::from_str(&gateway.err.until("serving").await).unwrap();
     for listener in ["grpc", "admin", "events", "sandbox"] {
         assert_eq!(line[listener], ready.json[listener], "{listener}");
+    }
+}
+
+/// As many as the machine allows are asked for, so that it is the gateway that leaves none.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_crash_leaves_no_core_dump() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -S -c $(ulimit -H -c) && exec \"$@\"", "sh"]);
+    shell.arg(env!("CARGO_BIN_EXE_participant-gateway"));
+    shell.args(["serve", "--sandbox", "--grpc-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]);
+    shell.arg("--ready-file").arg(directory.path().join("ready.json")).current_dir(&directory);
+    let mut gateway = Process::spawn(shell, directory);
+    let ready = gateway.ready().await;
+    let pid = gateway.child.id();
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"], "{core}");
+    // It still counts itself.
+    let metrics =
+        reqwest::get(format!("http://{}/metrics", ready.admin)).await.unwrap().text().await.unwrap();
+    for name in ["process_open_fds", "process_max_fds", "process_resident_memory_bytes", "process_threads"] {
+        assert!(metrics.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}: {metrics}");
+    }
+    assert!(Command::new("kill").args(["-ABRT", &pid.to_string()]).status().unwrap().success());
+    gateway.exit().await;
+    let status = gateway.child.wait().unwrap();
+    assert_eq!((status.signal(), status.core_dumped()), (Some(6), false));
+}
+
+/// How often these bytes stand in what the process has written to its memory; `None` for those who may not read it.
+#[cfg(target_os = "linux")]
+fn in_memory(pid: u32, bytes: &str) -> Option<usize> {
+    use std::os::unix::fs::FileExt as _;
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).ok()?;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
+    let writable = maps.lines().filter_map(|map| map.split_once(" rw")?.0.split_once('-'));
+    let count = |(from, to): (&str, &str)| {
+        let [from, to] = [from, to].map(|address| u64::from_str_radix(address, 16).unwrap());
+        let mut content = vec![0; usize::try_from(to - from).unwrap()];
+        // What was unmapped meanwhile holds nothing.
+        let length = memory.read_at(&mut content, from).unwrap_or_default();
+        content[..length].windows(bytes.len()).filter(|window| *window == bytes.as_bytes()).count()
+    };
+    Some(writable.map(count).sum())
+}
+
+/// Three are kept: the one in use and the two before it.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_secret_that_is_no_longer_kept_is_not_in_memory() {
+    let (upstream, control, _end) = lasting_sandbox().await;
+    // Whoever frees memory writes over its beginning.
+    let secrets: Vec<_> = (0..5).map(|at| format!("{:064}planted-{at}-of-five-auth-tokens", 0)).collect();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    let accept = async |secret: &String| {
+        let change = json!({ "account": sandbox::ACCOUNT_SID, "auth_tokens": [secret] });
+        let put = reqwest::Client::new().put(format!("{}/credentials", control.0)).json(&change);
+        assert_eq!(put.send().await.unwrap().status(), 204);
+        std::fs::write(&file, secret).unwrap();
+    };
+    accept(&secrets[0]).await;
+    let env = [ACCOUNT[0], ("TWILIO_AUTH_TOKEN_FILE", file.to_str().unwrap())];
+    let mut gateway = Process::serve(&[&upstream], &env);
+    let mut client = gateway.ready().await.client().await;
+    for secret in &secrets {
+        accept(secret).await;
+        client.get_participant(get_fresh("alice")).await.unwrap();
+    }
+    for (at, secret) in secrets.iter().enumerate() {
+        let Some(count) = in_memory(gateway.child.id(), &secret[64..]) else { return };
+        assert_eq!(count > 0, at >= 2, "{secret}: {count}");
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // in helpers: clippy spares the tests themselves only
 
 use std::collections::{BTreeSet, HashMap};
+use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ use participant_gateway::telemetry::traces::SPANS;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Endpoint, Server};
@@ -72,20 +74,26 @@ impl TraceService for Sink {
     }
 }
 
-/// The names of the metrics that it was sent.
+/// The metrics that it was sent.
 #[derive(Clone, Default)]
-struct MetricNames(Arc<Mutex<BTreeSet<String>>>);
+struct Pushed(Arc<Mutex<Vec<ExportMetricsServiceRequest>>>);
+
+impl Pushed {
+    fn names(&self) -> BTreeSet<String> {
+        let requests = self.0.lock().unwrap();
+        let resources = requests.iter().flat_map(|request| &request.resource_metrics);
+        let scopes = resources.flat_map(|resource| &resource.scope_metrics);
+        scopes.flat_map(|scope| &scope.metrics).map(|metric| metric.name.clone()).collect()
+    }
+}
 
 #[tonic::async_trait]
-impl MetricsService for MetricNames {
+impl MetricsService for Pushed {
     async fn export(
         &self,
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
-        let scopes =
-            request.into_inner().resource_metrics.into_iter().flat_map(|resource| resource.scope_metrics);
-        let names = scopes.flat_map(|scope| scope.metrics).map(|metric| metric.name);
-        self.0.lock().unwrap().extend(names);
+        self.0.lock().unwrap().push(request.into_inner());
         Ok(Response::new(ExportMetricsServiceResponse { partial_success: None }))
     }
 }
@@ -105,6 +113,9 @@ fn attributes(pairs: &[opentelemetry_proto::tonic::common::v1::KeyValue]) -> Has
 struct Collected {
     resource: HashMap<String, String>,
     spans: Vec<Span>,
+    metrics: Vec<ExportMetricsServiceRequest>,
+    /// What the process printed.
+    out: String,
 }
 
 impl Collected {
@@ -120,6 +131,9 @@ impl Collected {
 /// A gateway process, on its own sandbox unless a configuration file names an upstream. It may export to an address.
 struct Process {
     child: Child,
+    /// Both are read while it runs: where nobody reads, it writes no more lines.
+    out: JoinHandle<String>,
+    err: JoinHandle<String>,
     addresses: serde_json::Value,
     client: ParticipantServiceClient<tonic::transport::Channel>,
 }
@@ -128,13 +142,13 @@ impl Process {
     async fn start(env: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ready.json");
-        let child = Command::new(env!("CARGO_BIN_EXE_participant-gateway"))
+        let mut child = Command::new(env!("CARGO_BIN_EXE_participant-gateway"))
             .args(["serve", "--grpc-listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0", "--ready-file"])
             .arg(&file)
             .args(env.iter().all(|(name, _)| *name != "GATEWAY_CONFIG").then_some("--sandbox"))
             .env_clear()
             .envs(env.iter().copied())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -148,13 +162,19 @@ impl Process {
         };
         let grpc = format!("http://{}", addresses["grpc"].as_str().unwrap());
         let channel = Endpoint::from_shared(grpc).unwrap().connect().await.unwrap();
-        Self { child, addresses, client: ParticipantServiceClient::new(channel) }
+        let (out, err) = (read(child.stdout.take().unwrap()), read(child.stderr.take().unwrap()));
+        Self { child, out, err, addresses, client: ParticipantServiceClient::new(channel) }
     }
 
     async fn fault(&self, fault: serde_json::Value) {
         let url = format!("http://{}/_sandbox/faults", self.addresses["sandbox"].as_str().unwrap());
         let answer = reqwest::Client::new().post(url).json(&fault).send().await.unwrap();
         assert_eq!(answer.status(), 201);
+    }
+
+    async fn clear_faults(&self) {
+        let url = format!("http://{}/_sandbox/faults", self.addresses["sandbox"].as_str().unwrap());
+        assert_eq!(reqwest::Client::new().delete(url).send().await.unwrap().status(), 204);
     }
 
     async fn metrics(&self) -> String {
@@ -172,16 +192,28 @@ impl Process {
 
     /// Ends it, and gives its log lines and how long the end took.
     async fn end(self) -> (Vec<serde_json::Value>, Duration) {
+        let (_, lines, took) = self.end_with_output().await;
+        (lines, took)
+    }
+
+    /// With what it printed, too.
+    async fn end_with_output(mut self) -> (String, Vec<serde_json::Value>, Duration) {
         let began = Instant::now();
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
         drop(self.client);
-        let output =
-            tokio::task::spawn_blocking(move || self.child.wait_with_output().unwrap()).await.unwrap();
-        assert_eq!(output.status.code(), Some(0));
-        let lines = String::from_utf8(output.stderr).unwrap();
-        (lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), began.elapsed())
+        let (out, lines) = (self.out.await.unwrap(), self.err.await.unwrap());
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+        (out, lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), began.elapsed())
     }
+}
+
+fn read(mut stream: impl Read + Send + 'static) -> JoinHandle<String> {
+    tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    })
 }
 
 async fn traced(is_grpc: bool, calls: impl AsyncFnOnce(&mut Process)) -> (Collected, Vec<serde_json::Value>) {
@@ -198,11 +230,12 @@ async fn traced_with(
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let (send, mut receive) = mpsc::unbounded_channel();
     let sink = Sink(send);
+    let pushed = Pushed::default();
     let serving = if is_grpc {
         let service = TraceServiceServer::new(sink);
         let server = Server::builder()
             .add_service(service)
-            .add_service(MetricsServiceServer::new(MetricNames::default()))
+            .add_service(MetricsServiceServer::new(pushed.clone()))
             .serve_with_incoming(TcpIncoming::from(listener));
         tokio::spawn(async move { server.await.unwrap() })
     } else {
@@ -221,9 +254,10 @@ async fn traced_with(
     ];
     let mut process = Process::start(&[&export, env].concat()).await;
     calls(&mut process).await;
-    let (lines, _) = process.end().await;
+    let (out, lines, _) = process.end_with_output().await;
     serving.abort();
-    let mut collected = Collected { resource: HashMap::new(), spans: Vec::new() };
+    let metrics = std::mem::take(&mut *pushed.0.lock().unwrap());
+    let mut collected = Collected { resource: HashMap::new(), spans: Vec::new(), metrics, out };
     while let Ok((resource, span)) = receive.try_recv() {
         collected.resource = resource;
         collected.spans.push(span);
@@ -300,8 +334,8 @@ async fn a_trace_leads_from_the_caller_to_twilio_on_both_versions() {
 async fn what_metrics_tells_is_pushed_too() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let names = MetricNames::default();
-    let service = MetricsServiceServer::new(names.clone());
+    let pushed = Pushed::default();
+    let service = MetricsServiceServer::new(pushed.clone());
     let server = Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener));
     let serving = tokio::spawn(async move { server.await.unwrap() });
     let mut process = Process::start(&[
@@ -328,7 +362,7 @@ async fn what_metrics_tells_is_pushed_too() {
     ];
     let expected = METRICS.iter().filter(|row| !silent.iter().any(|part| row.name.contains(part)));
     let expected: BTreeSet<_> = expected.map(|row| row.name.to_owned()).collect();
-    assert_eq!(*names.0.lock().unwrap(), expected);
+    assert_eq!(pushed.names(), expected);
 }
 
 #[tokio::test]
@@ -434,8 +468,9 @@ async fn a_refresh_that_nobody_waits_for_has_a_trace_of_its_own() {
     assert!(refresh.parent_span_id.is_empty() && served.trace_id != refresh.trace_id);
 }
 
-/// What must be seen nowhere: planted as identity, address, name, attributes and token.
-const PLANTED: [&str; 4] = ["planted", "+1555017", "sandbox:", "QUMwMDAw"];
+/// What must be seen nowhere: planted as identity, address, name, attributes and token; the sandbox's credentials, in
+/// Base64 too; and the collector's key.
+const PLANTED: [&str; 5] = ["planted", "+1555017", "sandbox:", "QUMwMDAw", "the-key"];
 
 fn planted(channel: participant_gateway::proto::Channel, address: &str) -> Participant {
     let address = Address { channel: channel.into(), address: address.into(), ..Default::default() };
@@ -481,7 +516,19 @@ async fn plant(process: &mut Process) -> Vec<Status> {
             participant: Some(Participant { addresses: Vec::new(), ..participant.clone() }),
             ..Default::default()
         };
+        let watch = WatchParticipantsRequest {
+            conversations: conversation.iter().cloned().collect(),
+            ..Default::default()
+        };
+        let mut watch = client.watch_participants(watch).await.unwrap().into_inner();
+        watch.message().await.unwrap().unwrap();
         client.update_participant(update(&created.id)).await.unwrap();
+        let batch = BatchGetParticipantsRequest {
+            conversation: conversation.clone(),
+            participant_ids: vec![created.id.clone()],
+            ..Default::default()
+        };
+        client.batch_get_participants(batch).await.unwrap();
         errors.extend(client.update_participant(update("planted-nobody")).await.err());
         let list = ListParticipantsRequest { conversation: conversation.clone(), ..Default::default() };
         client.list_participants(list.clone()).await.unwrap();
@@ -511,6 +558,141 @@ async fn plant(process: &mut Process) -> Vec<Status> {
     errors
 }
 
+/// A request with what a caller may send beside its message.
+fn about<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let metadata = request.metadata_mut();
+    for name in ["authorization", "cookie", "x-api-key", "x-forwarded-client-cert", "baggage"] {
+        metadata.insert(name, "planted=planted".parse().unwrap());
+    }
+    metadata.insert("traceparent", format!("00-{TRACE}-{CALLER}-01").parse().unwrap());
+    request.set_timeout(Duration::from_secs(5));
+    request
+}
+
+/// A call of every method about a participant of this conversation, with planted values wherever a text may stand.
+async fn call_each(
+    client: &mut ParticipantServiceClient<tonic::transport::Channel>,
+    id: &str,
+    participant_id: &str,
+) -> [Result<(), Status>; 10] {
+    let named = ConversationRef { conversation_id: id.into(), ..Default::default() };
+    let (conversation, participant_id) = (Some(named.clone()), participant_id.to_owned());
+    let mut participant = planted(participant_gateway::proto::Channel::Chat, "planted-other");
+    participant.attributes = r#"{"planted":"+15550177778"}"#.into();
+    let get = GetParticipantRequest {
+        conversation: conversation.clone(),
+        participant_id: participant_id.clone(),
+        read_options: Some(ReadOptions { max_age: Some(Default::default()), ..Default::default() }),
+    };
+    let batch = BatchGetParticipantsRequest {
+        conversation: conversation.clone(),
+        participant_ids: vec![participant_id.clone(), "planted-second".into()],
+        ..Default::default()
+    };
+    let create = CreateParticipantRequest {
+        conversation: conversation.clone(),
+        participant: Some(participant.clone()),
+        request_id: "planted-request".into(),
+        ..Default::default()
+    };
+    let preview = CreateParticipantRequest { validate_only: true, ..create.clone() };
+    let update = UpdateParticipantRequest {
+        conversation: conversation.clone(),
+        participant_id: participant_id.clone(),
+        participant: Some(Participant { addresses: Vec::new(), ..participant }),
+        ..Default::default()
+    };
+    let delete = DeleteParticipantRequest {
+        conversation: conversation.clone(),
+        participant_id,
+        webhook_enabled: None,
+    };
+    let list = ListParticipantsRequest { conversation: conversation.clone(), ..Default::default() };
+    let stream = StreamParticipantsRequest { conversation, page_size: 2 };
+    let person = ListParticipantConversationsRequest { address: "+15550177777".into(), ..Default::default() };
+    let watch = WatchParticipantsRequest {
+        conversations: vec![named],
+        resume_token: "planted-resume".into(),
+        ..Default::default()
+    };
+    let streamed = match client.stream_participants(about(stream)).await {
+        Ok(answers) => answers.into_inner().message().await.map(drop),
+        Err(status) => Err(status),
+    };
+    let watched = match client.watch_participants(about(watch)).await {
+        Ok(answers) => answers.into_inner().message().await.map(drop),
+        Err(status) => Err(status),
+    };
+    [
+        client.get_participant(about(get)).await.map(drop),
+        client.batch_get_participants(about(batch)).await.map(drop),
+        client.create_participant(about(create)).await.map(drop),
+        client.create_participant(about(preview)).await.map(drop),
+        client.update_participant(about(update)).await.map(drop),
+        client.list_participants(about(list)).await.map(drop),
+        client.list_participant_conversations(about(person)).await.map(drop),
+        streamed,
+        watched,
+        client.delete_participant(about(delete)).await.map(drop),
+    ]
+}
+
+/// Twilio's answers that are no success, and broken ones, each with planted words in all that it says.
+fn planted_faults() -> Vec<serde_json::Value> {
+    let problem = |status: u16| {
+        json!({ "status": status, "body": json!({
+            "code": 50000 + u32::from(status), "status": status, "httpStatusCode": status, "message": "planted +15550177777",
+            "userError": "planted", "more_info": "https://planted.example", "details": { "planted": "planted" },
+            "params": { "planted": "planted" }
+        }).to_string(), "headers": { "location": "https://planted.example/planted", "x-planted": "planted" } })
+    };
+    let mut faults: Vec<_> = [400, 401, 403, 404, 409, 422, 302, 500].into_iter().map(problem).collect();
+    faults.push(json!({ "status": 200, "body": "planted, which is no JSON" }));
+    faults.push(json!({ "status": 200, "body": r#"{"sid":{"planted":1},"participants":"planted","id":["planted"]}"# }));
+    faults.push(json!({ "status": 403, "body": "<html>planted</html>", "content_type": "text/html" }));
+    faults
+}
+
+/// Every method on both versions: where Twilio fails, and with ids that are none. A well-formed id of a conversation may be told.
+async fn plant_failures(process: &mut Process) -> Vec<Status> {
+    let client = &mut process.client.clone();
+    let mut ended = Vec::new();
+    for id in [V1_CONVERSATION, V2_CONVERSATION] {
+        for fault in planted_faults() {
+            process.fault(fault).await;
+            ended.extend(call_each(client, id, "planted-identity").await);
+            process.clear_faults().await;
+        }
+    }
+    for id in ["planted", "CHplanted", "conv_conversation_9", "planted\n", "../planted", ""] {
+        ended.extend(call_each(client, id, "planted-identity").await);
+    }
+    for id in [V1_CONVERSATION, V2_CONVERSATION] {
+        ended.extend(call_each(client, id, "planted-identity").await);
+        ended.extend(call_each(client, id, "planted/../identity\u{1b}").await);
+    }
+    ended.into_iter().filter_map(Result::err).collect()
+}
+
+/// What the other listeners can be sent, with planted words in each part.
+async fn plant_by_http(process: &Process) -> String {
+    let http = reqwest::Client::new();
+    let mut told = String::new();
+    for listener in ["admin", "events"] {
+        let address = process.addresses[listener].as_str().unwrap();
+        for path in ["planted", "log-filter", "events?planted=planted&bodySHA256=planted", ""] {
+            for method in [reqwest::Method::GET, reqwest::Method::PUT, reqwest::Method::POST] {
+                let request =
+                    http.request(method, format!("http://{address}/{path}")).body(r#"{"planted":1}"#);
+                let request = request.header("x-twilio-signature", "cGxhbnRlZA==").bearer_auth("planted");
+                told += &request.send().await.unwrap().text().await.unwrap();
+            }
+        }
+    }
+    told
+}
+
 #[track_caller]
 fn assert_nowhere(planted: &[impl AsRef<str>], everything: &str) {
     for secret in planted.iter().map(AsRef::as_ref) {
@@ -526,19 +708,29 @@ fn assert_nowhere(planted: &[impl AsRef<str>], everything: &str) {
 #[tokio::test]
 async fn nothing_of_a_participant_and_no_secret_is_on_any_surface() {
     let mut told = String::new();
-    let (collected, lines) =
-        traced_with(true, &[("GATEWAY_LOG_FILTER", "trace")], async |process: &mut Process| {
-            let errors = plant(process).await;
-            assert!(errors.len() >= 16, "{errors:#?}");
-            for error in errors {
-                // Its details are bytes in which texts stand as they are.
-                told += &format!("{} {} ", error.message(), String::from_utf8_lossy(error.details()));
-            }
-            told += &process.metrics().await;
-        })
-        .await;
+    let env = [
+        ("GATEWAY_LOG_FILTER", "trace"),
+        ("GATEWAY_LOG_ACCESS", "true"),
+        ("GATEWAY_PAGE_TOKEN_KEY", "planted-page-token-key"),
+        ("GATEWAY_UPSTREAM_MAX_RETRIES", "0"),
+    ];
+    let (collected, lines) = traced_with(true, &env, async |process: &mut Process| {
+        let mut errors = plant(process).await;
+        assert!(errors.len() >= 16, "{errors:#?}");
+        errors.extend(plant_failures(process).await);
+        assert!(errors.len() >= 200, "{}", errors.len());
+        told += &plant_by_http(process).await;
+        for error in errors {
+            // Its details are bytes in which texts stand as they are.
+            told += &format!("{} {} ", error.message(), String::from_utf8_lossy(error.details()));
+        }
+        told += &process.metrics().await;
+    })
+    .await;
     assert!(collected.spans.len() >= 40 && lines.len() >= 16, "{} {}", collected.spans.len(), lines.len());
-    assert_nowhere(&PLANTED, &format!("{told} {:?} {lines:?}", collected.spans));
+    assert!(!collected.metrics.is_empty() && collected.out.contains("grpc"), "{}", collected.out);
+    let Collected { spans, metrics, out, resource } = &collected;
+    assert_nowhere(&PLANTED, &format!("{told} {out} {lines:?} {spans:?} {metrics:?} {resource:?}"));
     // And the spans are what the documentation says.
     for span in &collected.spans {
         let kind = format!("{:?}", span.kind()).to_lowercase();

@@ -27,6 +27,8 @@ use crate::tls::Tls;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) connections: usize,
+    /// From connecting to the end of the handshake of TLS. Only then does `silence` begin.
+    pub(super) handshake: Duration,
     /// From connecting, or from an answer, to the end of the next request's headers.
     pub(super) silence: Duration,
 }
@@ -35,12 +37,9 @@ impl Default for Limits {
     /// A quarter of the files that a process is usually given. Proxies close idle connections after 60 seconds, and should
     /// be the first: a request could else meet the closing.
     fn default() -> Self {
-        Self { connections: 256, silence: Duration::from_secs(75) }
+        Self { connections: 256, handshake: Duration::from_secs(5), silence: Duration::from_secs(75) }
     }
 }
-
-/// As long as the gRPC listener's default. Until then `silence` does not begin.
-const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// hyper's own bound would let headers take 400 KiB of each connection.
 const READ_BUFFER: usize = 64 * 1024;
@@ -92,7 +91,7 @@ pub(super) async fn serve(
         };
         make_room(&mut connections, limits.connections);
         let last_answer = LastAnswer::now();
-        let stream = shake_hands(stream, tls.clone(), end.child_token());
+        let stream = shake_hands(stream, tls.clone(), limits.handshake, end.child_token());
         let serving = answer(stream, routes.clone(), limits.silence, last_answer.clone(), graceful.watcher());
         connections.push(Connection { task: tasks.spawn(serving), last_answer });
     }
@@ -117,9 +116,10 @@ fn make_room(connections: &mut Vec<Connection>, most: usize) {
 async fn shake_hands(
     stream: TcpStream,
     tls: Option<Tls>,
+    limit: Duration,
     end: CancellationToken,
 ) -> Option<Stream<TcpStream>> {
-    let accepting = timeout(HANDSHAKE, Stream::accept(stream, tls.as_ref()));
+    let accepting = timeout(limit, Stream::accept(stream, tls.as_ref()));
     match end.run_until_cancelled(accepting).await? {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
@@ -158,6 +158,7 @@ mod tests {
     use tokio_util::sync::DropGuard;
 
     use super::*;
+    use crate::tls::{Files, Listener};
 
     const PATIENCE: Duration = Duration::from_secs(20);
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -169,10 +170,14 @@ mod tests {
 
     impl Server {
         async fn with(limits: Limits) -> Self {
+            Self::by(None, limits).await
+        }
+
+        async fn by(tls: Option<Tls>, limits: Limits) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let (address, end) = (listener.local_addr().unwrap(), CancellationToken::new());
             let routes = Router::new().route("/", get(|| async { "here" }));
-            tokio::spawn(serve(listener, None, routes, limits, end.clone()));
+            tokio::spawn(serve(listener, tls, routes, limits, end.clone()));
             Self { address, _end: end.drop_guard() }
         }
 
@@ -226,5 +231,22 @@ mod tests {
         assert_eq!(rest(&mut slow).await, "");
         is_answered(&mut fifth).await;
         is_answered(&mut used).await;
+    }
+
+    #[tokio::test]
+    async fn who_stalls_in_the_handshake_is_cut_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let [certificate, key] = ["tls.crt", "tls.key"].map(|name| folder.path().join(name));
+        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(&certificate, pair.cert.pem()).unwrap();
+        std::fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
+        let tls = Tls::read(Listener::Events, Files { certificate, key, clients: None }).unwrap();
+        let limits = Limits { handshake: Duration::from_millis(200), ..Limits::default() };
+        let server = Server::by(Some(tls), limits).await;
+        let (mut silent, mut slow) = (server.connect().await, server.connect().await);
+        // The head of a record that never comes.
+        slow.write_all(&[22, 3, 1, 2, 0, 1]).await.unwrap();
+        assert_eq!(rest(&mut silent).await, "");
+        assert_eq!(rest(&mut slow).await, "");
     }
 }

@@ -5,6 +5,8 @@ mod urls;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use zeroize::Zeroizing;
+
 use super::source::Sources;
 use crate::ids::AccountId;
 use crate::twilio::Account;
@@ -39,7 +41,7 @@ struct Reported;
 /// What stands about an account in one place.
 struct Raw {
     place: Place,
-    values: BTreeMap<&'static str, String>,
+    values: BTreeMap<&'static str, Zeroizing<String>>,
 }
 
 #[derive(Clone, Copy)]
@@ -51,7 +53,7 @@ enum Place {
 
 impl Raw {
     fn get(&self, key: &str) -> Option<&str> {
-        self.values.get(key).map(String::as_str)
+        self.values.get(key).map(|text| text.as_str())
     }
 
     /// What the key is called there.
@@ -69,7 +71,8 @@ impl Raw {
 
     fn from_env(sources: &Sources<'_>) -> Self {
         let mut raw = Self { place: Place::Environment, values: BTreeMap::new() };
-        raw.values = IDENTITY.iter().filter_map(|key| Some((*key, sources.env(&raw.name(key))?))).collect();
+        raw.values =
+            IDENTITY.iter().filter_map(|key| Some((*key, sources.env(&raw.name(key))?.into()))).collect();
         raw
     }
 
@@ -78,9 +81,10 @@ impl Raw {
         for (name, value) in table {
             let key = IDENTITY.iter().chain(URLS).find(|key| **key == name);
             match (key, value) {
+                // An empty text is none: deployment templates leave such behind.
+                (Some(_), toml::Value::String(text)) if text.is_empty() => {}
                 (Some(key), toml::Value::String(text)) => {
-                    // An empty text is none: deployment templates leave such behind.
-                    raw.values.extend(Some((*key, text)).filter(|(_, text)| !text.is_empty()));
+                    raw.values.insert(key, text.into());
                 }
                 (Some(key), _) => {
                     raw.problem(sources, key, "must be a string");

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 use super::settings::{SETTINGS, Setting};
 use super::{Lookup, Problem};
 
@@ -90,7 +92,7 @@ impl<'a> Sources<'a> {
 
     fn read(&mut self, path: &Path) {
         let at = path.display().to_string();
-        let table = match std::fs::read_to_string(path) {
+        let table = match std::fs::read_to_string(path).map(Zeroizing::new) {
             Ok(text) => text.parse::<toml::Table>(),
             Err(error) => return self.problem(at, format!("cannot be read: {error}")),
         };

@@ -4,15 +4,16 @@
 //! token is no secret. Replicas with the same key take each other's tokens.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
+use zeroize::Zeroizing;
 
 use crate::ids::{AccountId, Conversation, Person, PersonKey, ServiceId};
-use crate::twilio::{Cursor, Secret};
+use crate::secret::{Secret, Text};
+use crate::twilio::Cursor;
 
 const TAG_BYTES: usize = 16;
 /// Twilio's tokens are far shorter; more is not looked at.
@@ -61,8 +62,7 @@ impl PageTokens {
         let (tag, body) = sealed.split_at_checked(TAG_BYTES).ok_or(InvalidPageToken)?;
         // In constant time, as the crate promises.
         let list = list.into();
-        let sealed_with =
-            |secret: Arc<str>| self::tag(&secret, list, body).verify_truncated_left(tag).is_ok();
+        let sealed_with = |secret: Text| self::tag(&secret, list, body).verify_truncated_left(tag).is_ok();
         if !self.values(list.account()).any(sealed_with) {
             return Err(InvalidPageToken);
         }
@@ -73,7 +73,7 @@ impl PageTokens {
 
     /// The values of the account's secrets, the one that seals first. One that is being replaced has sealed tokens that
     /// callers hold.
-    fn values(&self, account: &AccountId) -> impl Iterator<Item = Arc<str>> {
+    fn values(&self, account: &AccountId) -> impl Iterator<Item = Text> {
         let secrets = self.secrets.get(account).expect("one set of accounts is used everywhere");
         secrets.iter().flat_map(Secret::values)
     }
@@ -81,7 +81,8 @@ impl PageTokens {
 
 fn tag(secret: &str, list: Listed<'_>, body: &[u8]) -> HmacSha256 {
     let parts: Vec<&[u8]> = list.parts().iter().map(|part| part.as_bytes()).chain([body]).collect();
-    mac(&mac(secret.as_bytes(), &[PURPOSE]).finalize().into_bytes(), &parts)
+    let key = Zeroizing::new(<[u8; 32]>::from(mac(secret.as_bytes(), &[PURPOSE]).finalize().into_bytes()));
+    mac(&*key, &parts)
 }
 
 /// A list that has pages.

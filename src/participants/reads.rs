@@ -63,7 +63,8 @@ impl Participants {
             let (participants, key) = (self.clone(), ParticipantKey { conversation, id: key.id.clone() });
             async move {
                 let budget = participants.twilio.budget(call);
-                let found = participants.twilio.fetch(&key, budget).await;
+                // Behind a pointer: who joins another's load carries room for its own about as long as it waits.
+                let found = Box::pin(participants.twilio.fetch(&key, budget)).await;
                 found.map(|participant| Cached::Participant(Encoded::new(&participant))).or_else(missing)
             }
         };
@@ -126,7 +127,7 @@ impl Participants {
             let (participants, cursor) = (self.clone(), cursor.clone());
             async move {
                 let budget = participants.twilio.budget(call);
-                let page = participants.twilio.list(&conversation, size, &cursor, budget).await;
+                let page = Box::pin(participants.twilio.list(&conversation, size, &cursor, budget)).await;
                 page.map(|page| Cached::Page(Arc::new(page))).or_else(missing)
             }
         };
@@ -160,7 +161,8 @@ impl Participants {
             let (participants, person, cursor) = (self.clone(), person.clone(), cursor.clone());
             async move {
                 let budget = participants.twilio.budget(call);
-                let page = participants.twilio.list_conversations(&person, size, &cursor, budget).await;
+                let list = participants.twilio.list_conversations(&person, size, &cursor, budget);
+                let page = Box::pin(list).await;
                 page.map(|page| Cached::Conversations(Arc::new(page))).or_else(missing)
             }
         };

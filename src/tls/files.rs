@@ -177,14 +177,11 @@ fn read(path: &Path) -> Result<(Vec<u8>, u32), Reason> {
     if metadata.len() > LARGEST_FILE {
         return Err(Reason::TooLarge);
     }
-    // At once as large as it gets: growing would leave a part of a key behind.
-    let mut bytes = Vec::with_capacity(LARGEST_FILE as usize + 1);
-    fs::File::open(path)?.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST_FILE {
-        Err(Reason::TooLarge)
-    } else {
-        Ok((bytes, metadata.permissions().mode()))
-    }
+    // At once as large as it gets: growing would leave a part of a key behind. What is written meanwhile the next read finds.
+    let size = metadata.len() + 1;
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+    fs::File::open(path)?.take(size).read_to_end(&mut bytes)?;
+    Ok((bytes, metadata.permissions().mode()))
 }
 
 impl Content {
@@ -265,4 +262,59 @@ fn verifier(pem: &[u8], auth: ClientAuth) -> Result<Arc<dyn ClientCertVerifier>,
         ClientAuth::Optional => verifier.allow_unauthenticated(),
     };
     verifier.build().map_err(|_| Reason::BadCertificate)
+}
+
+#[cfg(test)]
+mod properties {
+    use proptest::prelude::*;
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    fn content(certificate: &[u8], key: &[u8], ca: &[u8]) -> Content {
+        Content {
+            certificate: certificate.to_vec(),
+            key: Zeroizing::new(key.to_vec()),
+            is_key_readable: false,
+            clients: Some((ca.to_vec(), ClientAuth::Required)),
+        }
+    }
+
+    fn pair() -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(["gateway.example".to_owned()]).unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// What is not whole: noise, or a good file with one byte changed, or a part of it left out.
+    fn damage() -> impl Strategy<Value = (prop::sample::Index, Option<u8>, Vec<u8>)> {
+        (any::<prop::sample::Index>(), any::<Option<u8>>(), prop::collection::vec(any::<u8>(), 0..200))
+    }
+
+    proptest! {
+        #[test]
+        fn no_damage_to_a_file_is_a_panic_or_in_an_error(which in 0..3_usize, is_noise: bool, (at, byte, noise) in damage()) {
+            let (certificate, key) = pair();
+            let mut files = [certificate.clone().into_bytes(), key.clone().into_bytes(), certificate.into_bytes()];
+            let file = &mut files[which];
+            let at = at.index(file.len());
+            match byte {
+                _ if is_noise => *file = noise,
+                Some(byte) => file[at] = byte,
+                None => file.truncate(at),
+            }
+            if let Err(error) = content(&files[0], &files[1], &files[2]).into_set(b"h2") {
+                let secret = key.lines().nth(1).unwrap();
+                let told = format!("{error} {error:?}");
+                prop_assert!(!told.contains(&secret[40..]), "{}", told);
+            }
+        }
+
+        #[test]
+        fn no_two_contents_have_one_digest(one in "[ab]{0,4}", two in "[ab]{0,4}", three in "[ab]{0,4}") {
+            let digest = |parts: [&str; 3]| content(parts[0].as_bytes(), parts[1].as_bytes(), parts[2].as_bytes()).digest();
+            let (parts, moved) = ([one.as_str(), &two, &three], [&format!("{one}{two}"), "", three.as_str()]);
+            prop_assert_eq!(digest(parts) == digest(moved), parts == moved);
+        }
+    }
 }

@@ -1,20 +1,21 @@
 //! Accounts of Twilio, and how the gateway proves that it may use them.
 
-mod secret;
 mod sign_in;
 mod token;
 mod upkeep;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
 use http::HeaderValue;
 use url::Url;
+use zeroize::Zeroizing;
 
-pub use secret::{Secret, SecretFileError};
 pub(super) use sign_in::SignIn;
 pub(super) use upkeep::Upkeep;
 
 use crate::ids::AccountId;
+use crate::secret::Secret;
 
 /// An account: where it lives and how the gateway proves itself.
 #[derive(Clone, Debug)]
@@ -92,16 +93,18 @@ impl Credentials {
             return Vec::new();
         };
         let header = |password: &Secret| {
-            let pair = BASE64_STANDARD.encode(format!("{}:{}", user.value(), password.value()));
+            let pair = Zeroizing::new([&*user.value(), ":", &*password.value()].concat());
+            let pair = Zeroizing::new(BASE64_STANDARD.encode(&*pair));
             authorization("Basic", &pair).expect("Base64 fits into a header")
         };
         passwords.iter().map(header).collect()
     }
 }
 
-/// A value that is printed nowhere; `None` where it does not fit into a header.
+/// A value that is printed nowhere, and overwritten with its last clone; `None` where it does not fit into a header.
 fn authorization(scheme: &str, text: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::try_from(format!("{scheme} {text}")).ok()?;
+    let text = Zeroizing::new([scheme, " ", text].concat());
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(text)).ok()?;
     value.set_sensitive(true);
     Some(value)
 }

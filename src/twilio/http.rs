@@ -98,7 +98,7 @@ impl Http {
     pub(super) async fn post_form(
         &self,
         url: &Url,
-        form: String,
+        form: Bytes,
     ) -> Result<(StatusCode, Bytes), &'static str> {
         self.stack.get_ref().0.post_form(url, form).await
     }

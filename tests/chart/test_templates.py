@@ -800,6 +800,7 @@ SPECIMENS = {
     "twilio.accountSid": "AC" + "f" * 32,
     "twilio.inline.apiKey": "SK" + "f" * 32,
     "config": {"log": {"filter": "debug"}},
+    "auth.mode": "open",
     "cache.maxBytes": 100_000_000,
     "drain.terminationGracePeriodSeconds": 100,
     "events.publicUrl": "https://changed.example.com/events",

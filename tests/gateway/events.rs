@@ -69,8 +69,12 @@ impl Delivery {
     }
 
     pub async fn post_to(&self, listener: SocketAddr) -> u16 {
-        let url = format!("http://{listener}/events?{}", self.query);
-        let mut request = reqwest::Client::new().post(url).body(self.body.clone());
+        self.post_by(&reqwest::Client::new(), &format!("http://{listener}")).await
+    }
+
+    pub async fn post_by(&self, client: &reqwest::Client, listener: &str) -> u16 {
+        let url = format!("{listener}/events?{}", self.query);
+        let mut request = client.post(url).body(self.body.clone());
         request = request.header("content-type", "application/json");
         request = request.header("i-twilio-idempotency-token", &self.id);
         if let Some(signature) = &self.signature {

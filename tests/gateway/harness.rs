@@ -209,6 +209,17 @@ pub struct Gateway {
     _sandbox: Option<DropGuard>,
 }
 
+/// Writes all lines of all gateways, and their spans, to a file where one is named: `.ci/run` looks there for what no line may hold.
+fn write_lines() {
+    let Some(path) = std::env::var_os("SUITE_LINES").filter(|_| !tracing::dispatcher::has_been_set()) else {
+        return;
+    };
+    let file = std::fs::File::options().create(true).append(true).open(path).unwrap();
+    let lines = tracing_subscriber::fmt().json().with_writer(std::sync::Mutex::new(file));
+    // Another test may have been faster.
+    let _ = lines.with_env_filter("warn,participant_gateway=trace").try_init();
+}
+
 impl Gateway {
     /// With its embedded sandbox and default settings.
     pub async fn start() -> Self {
@@ -279,13 +290,19 @@ impl Gateway {
         let Ok(Command::Serve(report)) = config::parse(args, &|name| env.get(name).cloned()) else {
             panic!("the arguments are those of serve");
         };
-        let app = App::build(report.outcome.expect("the configuration is valid")).await.unwrap();
+        write_lines();
+        let config = report.outcome.expect("the configuration is valid");
+        let is_tls = config.tls.is_some();
+        let app = App::build(config).await.unwrap();
         let addresses = app.addresses();
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(app.run(async { stopped.await.unwrap_or(Stop::Promptly) }));
+        // Where there is TLS, a test brings a client of its own.
+        let endpoint = Endpoint::from_shared(format!("http://{}", addresses.grpc)).unwrap();
+        let channel = if is_tls { endpoint.connect_lazy() } else { endpoint.connect().await.unwrap() };
         let upstream = fake.as_ref().map(|(address, _)| *address).or(addresses.sandbox).unwrap();
         Self {
-            client: connect(addresses.grpc).await,
+            client: ParticipantServiceClient::new(channel),
             addresses,
             sandbox: Control::new(upstream),
             stop: Some(stop),

@@ -28,6 +28,7 @@ mod raw;
 mod replicas;
 mod rotation;
 mod stale;
+mod tls;
 mod updates;
 mod upstream;
 mod upstream_faults;

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tonic::{Code, Status};
 
@@ -32,7 +33,11 @@ impl RawAnswer {
 
 impl Raw {
     pub async fn connect(gateway: &Gateway) -> Self {
-        let stream = TcpStream::connect(gateway.addresses.grpc).await.unwrap();
+        Self::over(TcpStream::connect(gateway.addresses.grpc).await.unwrap()).await
+    }
+
+    /// Over this stream and no other.
+    pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         let (connection, driver) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         tokio::spawn(driver);

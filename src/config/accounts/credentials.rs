@@ -5,7 +5,8 @@ use url::Url;
 use super::{Raw, Reported};
 use crate::config::source::Sources;
 use crate::ids::AccountId;
-use crate::twilio::{Client, Credentials, Secret};
+use crate::secret::Secret;
+use crate::twilio::{Client, Credentials};
 
 /// With the auth tokens, whether they sign in or not. `None` where what is wrong is not about the credentials, but about what
 /// they need.

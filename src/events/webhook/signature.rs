@@ -16,7 +16,7 @@ use url::{Host, Url};
 
 use super::header;
 use crate::ids::AccountId;
-use crate::participants::Secret;
+use crate::secret::Secret;
 
 const BODY_HASH: &str = "bodySHA256";
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ::redis::{ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError};
 use url::{Host, Url};
+use zeroize::Zeroizing;
 
 /// The bus between replicas.
 #[derive(Clone, Debug)]
@@ -96,7 +97,7 @@ impl RedisUrlSource {
     fn read(&self) -> Result<RedisUrl, BadRedisUrl> {
         match self {
             Self::Value(url) => Ok(url.clone()),
-            Self::File(path) => fs::read_to_string(path).map_err(|_| BadRedisUrl)?.parse(),
+            Self::File(path) => Zeroizing::new(fs::read_to_string(path).map_err(|_| BadRedisUrl)?).parse(),
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::Credentials;
-use super::secret::KEPT;
+use crate::secret::KEPT;
 use crate::twilio::error::NoToken;
 
 /// So many tokens in a row that are refused from the start are no accident.
@@ -216,7 +216,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::twilio::Secret;
+    use crate::secret::Secret;
 
     fn values(texts: &[&'static str]) -> Vec<HeaderValue> {
         texts.iter().map(|text| HeaderValue::from_static(text)).collect()

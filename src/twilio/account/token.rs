@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use super::{Client, authorization};
 use crate::twilio::error::NoToken;
@@ -25,7 +27,7 @@ pub(super) struct Token {
 /// The keys that matter (RFC 6749, section 5.1).
 #[derive(Deserialize)]
 struct Answer {
-    access_token: String,
+    access_token: Zeroizing<String>,
     #[serde(default)]
     token_type: Option<String>,
     #[serde(default)]
@@ -51,7 +53,11 @@ impl Client {
 
     async fn ask(&self, http: &Http, id: &str, secret: &str) -> Result<Token, NoToken> {
         let form = [("grant_type", "client_credentials"), ("client_id", id), ("client_secret", secret)];
-        let form = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+        // With room for all of it, each byte as `%xx`: a buffer that grows leaves copies behind.
+        let room = form.iter().map(|(name, value)| 3 * value.len() + name.len() + 2).sum();
+        let form =
+            url::form_urlencoded::Serializer::new(String::with_capacity(room)).extend_pairs(form).finish();
+        let form = Bytes::from_owner(Zeroizing::new(form));
         let (status, body) = http.post_form(&self.token_url, form).await.map_err(NoToken::Unavailable)?;
         match status {
             StatusCode::OK | StatusCode::CREATED => decode(&body).ok_or(NoToken::Unavailable(BROKEN)),

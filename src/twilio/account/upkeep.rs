@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 use tower::util::rng::{HasherRng, Rng as _};
 use tracing::{info, warn};
 
-use super::secret::KEPT;
 use super::sign_in::{Offer, SignIn};
 use super::{Client, Credentials};
 use crate::ids::AccountId;
+use crate::secret::KEPT;
 use crate::telemetry::Metrics;
 use crate::twilio::error::NoToken;
 use crate::twilio::http::Http;

@@ -194,7 +194,7 @@ impl Attempt {
     pub(super) async fn post_form(
         &self,
         url: &Url,
-        form: String,
+        form: Bytes,
     ) -> Result<(StatusCode, Bytes), &'static str> {
         let began = Instant::now();
         let mut status = None;

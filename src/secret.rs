@@ -1,5 +1,8 @@
-//! Secrets: text that is never printed. One that stands in a file is read again while the gateway runs, and so is the SID
-//! that goes with it.
+//! Secrets: text that is never printed, and overwritten once nobody holds it any more. One that stands in a file is read again
+//! while the gateway runs, and so is the SID that goes with it.
+
+mod dump;
+mod text;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -13,6 +16,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+pub use dump::forbid_core_dumps;
+pub use text::Text;
 
 use crate::telemetry::Metrics;
 
@@ -22,7 +29,7 @@ const LONGEST_FILE: usize = 16 * 1024;
 const LONGEST_READ: Duration = Duration::from_secs(1);
 /// The value in use and the two before it. One would do, were a file always written at once: a reader between two halves
 /// takes the first for a value.
-pub(super) const KEPT: usize = 3;
+pub(crate) const KEPT: usize = 3;
 
 /// A secret, and where it stands. Clones share it, with every change.
 #[derive(Clone)]
@@ -33,7 +40,7 @@ struct Source {
     place: String,
     file: Option<SecretFile>,
     /// The value in use, then those before it.
-    values: watch::Sender<Vec<Arc<str>>>,
+    values: watch::Sender<Vec<Text>>,
 }
 
 struct SecretFile {
@@ -67,7 +74,7 @@ pub enum SecretFileError {
 
 impl Secret {
     /// One that stays as it is.
-    pub fn new(place: impl Into<String>, text: impl Into<Arc<str>>) -> Self {
+    pub fn new(place: impl Into<String>, text: impl Into<Text>) -> Self {
         Self::with(place.into(), text.into(), None)
     }
 
@@ -88,17 +95,17 @@ impl Secret {
         Ok(Self::with(place.into(), text, Some(file)))
     }
 
-    fn with(place: String, text: Arc<str>, file: Option<SecretFile>) -> Self {
+    fn with(place: String, text: Text, file: Option<SecretFile>) -> Self {
         Self(Arc::new(Source { place, file, values: watch::Sender::new(vec![text]) }))
     }
 
     /// The value in use.
-    pub fn value(&self) -> Arc<str> {
+    pub fn value(&self) -> Text {
         self.0.values.borrow()[0].clone()
     }
 
     /// The value in use, then those that it had before: what was made with them may still be about.
-    pub fn values(&self) -> Vec<Arc<str>> {
+    pub fn values(&self) -> Vec<Text> {
         self.0.values.borrow().clone()
     }
 
@@ -127,7 +134,7 @@ impl Secret {
     }
 
     /// Reads the file again and tells whether the value has changed. By content: a mount may keep its times.
-    pub(super) async fn reload(&self, metrics: &Metrics) -> bool {
+    pub(crate) async fn reload(&self, metrics: &Metrics) -> bool {
         let Some(file @ SecretFile { is_bad, .. }) = &self.0.file else {
             return false;
         };
@@ -157,7 +164,7 @@ impl Secret {
         }
     }
 
-    fn replace(&self, text: Arc<str>) -> bool {
+    fn replace(&self, text: Text) -> bool {
         self.0.values.send_if_modified(|values| {
             let is_new = values[0] != text;
             if is_new {
@@ -174,8 +181,8 @@ impl SecretFile {
     /// What `read` gives, or that it takes too long; `None` while an earlier one still does.
     async fn in_time(
         &self,
-        read: impl FnOnce() -> Result<Arc<str>, SecretFileError> + Send + 'static,
-    ) -> Option<Result<Arc<str>, SecretFileError>> {
+        read: impl FnOnce() -> Result<Text, SecretFileError> + Send + 'static,
+    ) -> Option<Result<Text, SecretFileError>> {
         let turn = self.reading.clone().try_acquire_owned().ok()?;
         let reading = tokio::task::spawn_blocking(move || {
             let _turn = turn;
@@ -200,12 +207,13 @@ impl fmt::Debug for Secret {
     }
 }
 
-fn read(path: &Path, min_bytes: usize) -> Result<Arc<str>, SecretFileError> {
+fn read(path: &Path, min_bytes: usize) -> Result<Text, SecretFileError> {
     // Before it is opened: that of a pipe waits for a writer.
     if !fs::metadata(path)?.is_file() {
         return Err(SecretFileError::NoFile);
     }
-    let mut bytes = Vec::new();
+    // With room for all of it: a buffer that grows leaves copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST_FILE + 1));
     File::open(path)?.take(LONGEST_FILE as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > LONGEST_FILE {
         return Err(SecretFileError::TooLong);
@@ -224,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    fn written(content: &[u8], min_bytes: usize) -> Result<Arc<str>, SecretFileError> {
+    fn written(content: &[u8], min_bytes: usize) -> Result<Text, SecretFileError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         fs::write(&path, content).unwrap();
@@ -256,9 +264,17 @@ mod tests {
     }
 
     #[test]
+    fn nothing_prints_it() {
+        let secret = Secret::new("a test", "planted".to_owned());
+        let debug = format!("{secret:?} {secret} {:?} {:?}", secret.value(), secret.values());
+        assert_eq!((debug.as_str(), &*secret.value()), ("*** *** *** [***]", "planted"));
+    }
+
+    #[test]
     fn the_values_before_a_change_are_kept_and_each_once() {
         let secret = Secret::new("a test", "one");
-        let values = |secret: &Secret| secret.values().iter().map(ToString::to_string).collect::<Vec<_>>();
+        let values =
+            |secret: &Secret| secret.values().iter().map(|text| text.to_string()).collect::<Vec<_>>();
         assert!(!secret.replace("one".into()));
         for text in ["two", "three", "four"] {
             assert!(secret.replace(text.into()));
