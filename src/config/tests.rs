@@ -1196,3 +1196,110 @@ fn a_choice_of_who_may_call_that_is_none_is_named() {
     }
     assert_problems(&refused("mtls"), &[("GATEWAY_AUTH_MODE", "tls.client_ca_file")]);
 }
+
+#[test]
+fn callers_need_prove_nothing_unless_a_mode_says_so() {
+    use crate::access::Way;
+    assert!(config(&[], &[]).ways.is_empty());
+    assert!(config(&[], &[("GATEWAY_AUTH_MODE", "open")]).ways.is_empty());
+    assert!(matches!(config(&["--auth-mode=mesh"], &[]).ways[..], [Way::Mesh(_)]));
+    let hash = "sha256:".to_owned() + &"0f".repeat(32);
+    let (tokens, keys) = (File::new(&format!("ci = \"{hash}\"")), File::new(KEYS));
+    let all = [
+        ("GATEWAY_AUTH_MODE", "mesh, jwt,tokens"),
+        ("GATEWAY_AUTH_TOKENS_FILE", tokens.path()),
+        ("GATEWAY_AUTH_JWT_ISSUER", "https://issuer.example"),
+        ("GATEWAY_AUTH_JWT_AUDIENCE", "gateway"),
+        ("GATEWAY_AUTH_JWT_JWKS_FILE", keys.path()),
+    ];
+    assert!(matches!(config(&[], &all).ways[..], [Way::Mesh(_), Way::Jwt(_), Way::Tokens(_)]));
+}
+
+const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}]}"#;
+
+#[test]
+fn every_setting_of_callers_that_is_wrong_is_named() {
+    for mode in ["", "mtls,", "jwt tokens", "jwt,jwt", "open,mesh", "none", "JWT"] {
+        if !mode.is_empty() {
+            let problems = problems_beside_an_account(&[], &[("GATEWAY_AUTH_MODE", mode)]);
+            assert_problems(&problems, &[("GATEWAY_AUTH_MODE", "m")]);
+        }
+    }
+    let missing = problems_beside_an_account(&[], &[("GATEWAY_AUTH_MODE", "jwt,tokens")]);
+    let at = "GATEWAY_AUTH_MODE";
+    assert_problems(
+        &missing,
+        &[
+            (at, "jwt requires auth.jwt.issuer"),
+            (at, "jwt requires auth.jwt.audience"),
+            (at, "jwt requires auth.jwt.jwks_file or auth.jwt.jwks_url"),
+            (at, "tokens requires auth.tokens_file"),
+        ],
+    );
+    let (keys, no_tokens) = (File::new(KEYS), File::new("ci = \"planted-token\""));
+    let no_keys = File::new(r#"{"keys":[{"kty":"oct","k":"planted"}]}"#);
+    let wrong = [
+        ("GATEWAY_AUTH_MODE", "jwt,tokens,mesh"),
+        ("GATEWAY_AUTH_TOKENS_FILE", no_tokens.path()),
+        ("GATEWAY_AUTH_JWT_ISSUER", "https://issuer.example"),
+        ("GATEWAY_AUTH_JWT_AUDIENCE", "gateway"),
+        ("GATEWAY_AUTH_JWT_JWKS_FILE", no_keys.path()),
+        ("GATEWAY_AUTH_JWT_ALGORITHMS", "RS256,HS256"),
+        ("GATEWAY_AUTH_JWT_LEEWAY", "6m"),
+        ("GATEWAY_AUTH_MESH_TRUSTED_PROXIES", "127.0.0.1/33"),
+        ("GATEWAY_AUTH_MESH_HEADER", "x-forwarded-for"),
+        ("GATEWAY_AUTH_MESH_REQUIRE_IDENTITY", "yes"),
+    ];
+    let problems = problems_beside_an_account(&[], &wrong);
+    assert!(!problems.iter().any(|problem| problem.contains("planted")));
+    let legal = [
+        "sha256:",
+        "must hold a public",
+        "RS384",
+        "at most 5m",
+        "127.0.0.0/8",
+        "l5d-client-id",
+        "true or false",
+    ];
+    let settings = [1, 4, 5, 6, 7, 8, 9].map(|at| wrong[at].0);
+    let expected: Vec<_> = settings.into_iter().zip(legal).collect();
+    assert_problems(&problems, &expected);
+    let jwt =
+        [&wrong[2..4], &[("GATEWAY_AUTH_MODE", "jwt"), ("GATEWAY_AUTH_JWT_JWKS_FILE", keys.path())]].concat();
+    for url in [
+        "http://issuer.example/keys",
+        "https://user@issuer.example",
+        "ftp://127.0.0.1",
+        "issuer.example",
+        "https://a/#b",
+    ] {
+        let env = [&jwt[..3], &[("GATEWAY_AUTH_JWT_JWKS_URL", url)]].concat();
+        assert_problems(&problems_beside_an_account(&[], &env), &[("GATEWAY_AUTH_JWT_JWKS_URL", "https")]);
+    }
+    let both = [&jwt[..], &[("GATEWAY_AUTH_JWT_JWKS_URL", "https://issuer.example/keys")]].concat();
+    let expected = [("GATEWAY_AUTH_JWT_JWKS_URL", "cannot be set beside GATEWAY_AUTH_JWT_JWKS_FILE")];
+    assert_problems(&problems_beside_an_account(&[], &both), &expected);
+}
+
+#[test]
+fn a_setting_of_a_mode_that_is_off_is_a_problem() {
+    let keys = File::new(KEYS);
+    for (setting, value, mode) in [
+        ("GATEWAY_AUTH_TOKENS_FILE", "", "tokens"),
+        ("GATEWAY_AUTH_JWT_ISSUER", "a", "jwt"),
+        ("GATEWAY_AUTH_JWT_AUDIENCE", "a", "jwt"),
+        ("GATEWAY_AUTH_JWT_JWKS_FILE", keys.path(), "jwt"),
+        ("GATEWAY_AUTH_JWT_JWKS_URL", "https://issuer.example/keys", "jwt"),
+        ("GATEWAY_AUTH_JWT_JWKS_REFRESH", "1m", "jwt"),
+        ("GATEWAY_AUTH_JWT_ALGORITHMS", "ES256", "jwt"),
+        ("GATEWAY_AUTH_JWT_LEEWAY", "1s", "jwt"),
+        ("GATEWAY_AUTH_MESH_TRUSTED_PROXIES", "::1/128", "mesh"),
+        ("GATEWAY_AUTH_MESH_HEADER", "l5d-client-id", "mesh"),
+        ("GATEWAY_AUTH_MESH_REQUIRE_IDENTITY", "true", "mesh"),
+    ] {
+        let tokens = File::new(&format!("ci = \"sha256:{}\"", "0f".repeat(32)));
+        let value = if value.is_empty() { tokens.path() } else { value };
+        let expected = [(setting, &*format!("means nothing without auth.mode={mode}"))];
+        assert_problems(&problems_beside_an_account(&[], &[(setting, value)]), &expected);
+    }
+}
