@@ -259,7 +259,7 @@ impl Remote {
             match &fetched {
                 Ok(_) if was_bad => info!("got the keys of auth.jwt.jwks_url again"),
                 Err(error) if !was_bad => {
-                    warn!("no new keys of auth.jwt.jwks_url, the last good ones stay: {error}")
+                    warn!("no new keys of auth.jwt.jwks_url, the last good ones stay: {error}");
                 }
                 Ok(_) | Err(_) => {}
             }

@@ -34,8 +34,13 @@ impl Tokens {
     pub(super) fn owner(&self, token: &str) -> Result<Identity, Refused> {
         let (table, hash) = (self.0.current(), Hash::from(Sha256::digest(token)));
         // All of them, so that the time does not tell which one is nearly right.
-        let fitting = table.0.iter().filter(|(_, known)| known.ct_eq(&hash).into());
-        fitting.last().map(|(owner, _)| owner.clone()).ok_or(Refused("no such token"))
+        let owner = table.0.iter().fold(
+            None,
+            |found, (owner, known)| {
+                if known.ct_eq(&hash).into() { Some(owner) } else { found }
+            },
+        );
+        owner.cloned().ok_or(Refused("no such token"))
     }
 
     pub(super) async fn upkeep(&self, every: Duration, metrics: &Metrics) {

@@ -1153,6 +1153,13 @@ fn another_address_than_loopback_takes_a_choice_of_who_may_call() {
     let elsewhere = [("GATEWAY_TLS_ALLOW_PLAINTEXT", "true")];
     let (nothing, no_choice, readable) =
         (&[][..], Some("everybody who can reach it"), Some("tls.allow_plaintext"));
+    let (tokens, keys) = (File::new(&format!("ci = \"sha256:{}\"", "0f".repeat(32))), File::new(KEYS));
+    let tokens = [("GATEWAY_AUTH_TOKENS_FILE", tokens.path())];
+    let jwt = [
+        ("GATEWAY_AUTH_JWT_ISSUER", "https://issuer.example"),
+        ("GATEWAY_AUTH_JWT_AUDIENCE", "gateway"),
+        ("GATEWAY_AUTH_JWT_JWKS_FILE", keys.path()),
+    ];
     for (modes, more, refused) in [
         ("", nothing, no_choice),
         ("", &tls, no_choice),
@@ -1166,7 +1173,8 @@ fn another_address_than_loopback_takes_a_choice_of_who_may_call() {
         ("jwt,mesh", nothing, None),
         ("mtls", &mutual, None),
     ] {
-        let env = [&[("GATEWAY_AUTH_MODE", modes)], more].concat();
+        let own = |mode: &str, settings| if modes.contains(mode) { settings } else { nothing };
+        let env = [&[("GATEWAY_AUTH_MODE", modes)], more, own("jwt", &jwt), own("tokens", &tokens)].concat();
         for listen in ["127.0.0.1:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
             config(&["--grpc-listen", listen], &env);
         }
