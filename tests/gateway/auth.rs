@@ -213,7 +213,7 @@ fn now() -> u64 {
 }
 
 /// Those of a good token, but for the changes.
-fn claims(changes: Value) -> Value {
+fn claims(changes: &Value) -> Value {
     let mut claims = json!({ "iss": ISSUER, "aud": AUDIENCE, "exp": now() + 600, "sub": "caller" });
     for (name, value) in changes.as_object().unwrap() {
         match value {
@@ -279,14 +279,14 @@ on_both_versions! {
         let (files, one, rsa, stranger) = (Files::new(), Key::new("one"), Key::rsa("rsa"), Key::new("one"));
         let path = files.write("keys.json", &key_set(&[&one, &rsa]));
         let gateway = taking(("GATEWAY_AUTH_JWT_JWKS_FILE", &path), &[]).await;
-        let good = claims(json!({}));
+        let good = claims(&json!({}));
         for token in [
             one.sign(&good),
             rsa.sign(&good),
             // There is one key only for the algorithm.
             one.sign_as(None, &good),
-            one.sign(&claims(json!({ "aud": ["another", AUDIENCE] }))),
-            one.sign(&claims(json!({ "exp": now() - 30, "nbf": now() + 30 }))),
+            one.sign(&claims(&json!({ "aud": ["another", AUDIENCE] }))),
+            one.sign(&claims(&json!({ "exp": now() - 30, "nbf": now() + 30 }))),
         ] {
             bearing(&gateway, face, &token).await.unwrap();
         }
@@ -303,21 +303,21 @@ on_both_versions! {
         let critical = Header { crit: Some(vec!["b64".into()]), kid: Some("one".into()), ..Header::new(Algorithm::ES256) };
         let embedded = Header { jwk: Some(stranger.public()), kid: Some("two".into()), ..Header::new(Algorithm::ES256) };
         for token in [
-            one.sign(&claims(json!({ "exp": now() - 90 }))),
-            one.sign(&claims(json!({ "exp": null }))),
-            one.sign(&claims(json!({ "exp": "never" }))),
-            one.sign(&claims(json!({ "nbf": now() + 90 }))),
-            one.sign(&claims(json!({ "nbf": "now" }))),
-            one.sign(&claims(json!({ "iss": "https://another.example" }))),
-            one.sign(&claims(json!({ "iss": null }))),
-            one.sign(&claims(json!({ "aud": "another" }))),
-            one.sign(&claims(json!({ "aud": [] }))),
-            one.sign(&claims(json!({ "aud": null }))),
-            one.sign(&claims(json!({ "sub": null }))),
-            one.sign(&claims(json!({ "sub": "" }))),
-            one.sign(&claims(json!({ "sub": "a\u{0}b" }))),
-            one.sign(&claims(json!({ "sub": "a".repeat(257) }))),
-            one.sign(&claims(json!({ "sub": "a".repeat(9000) }))),
+            one.sign(&claims(&json!({ "exp": now() - 90 }))),
+            one.sign(&claims(&json!({ "exp": null }))),
+            one.sign(&claims(&json!({ "exp": "never" }))),
+            one.sign(&claims(&json!({ "nbf": now() + 90 }))),
+            one.sign(&claims(&json!({ "nbf": "now" }))),
+            one.sign(&claims(&json!({ "iss": "https://another.example" }))),
+            one.sign(&claims(&json!({ "iss": null }))),
+            one.sign(&claims(&json!({ "aud": "another" }))),
+            one.sign(&claims(&json!({ "aud": [] }))),
+            one.sign(&claims(&json!({ "aud": null }))),
+            one.sign(&claims(&json!({ "sub": null }))),
+            one.sign(&claims(&json!({ "sub": "" }))),
+            one.sign(&claims(&json!({ "sub": "a\u{0}b" }))),
+            one.sign(&claims(&json!({ "sub": "a".repeat(257) }))),
+            one.sign(&claims(&json!({ "sub": "a".repeat(9000) }))),
             one.sign_as(Some("../../x"), &good),
             one.sign_as(Some("rsa"), &good),
             stranger.sign(&good),
@@ -342,21 +342,21 @@ on_both_versions! {
         let (one, two, made_up) = (Key::new("one"), Key::new("two"), Key::new("../../x"));
         let issuer = Issuer::telling(&[&one]).await;
         let gateway = taking(("GATEWAY_AUTH_JWT_JWKS_URL", &issuer.keys_url()), &[]).await;
-        bearing(&gateway, face, &one.sign(&claims(json!({})))).await.unwrap();
+        bearing(&gateway, face, &one.sign(&claims(&json!({})))).await.unwrap();
         assert_eq!(issuer.requests(), 1);
         issuer.tell(StatusCode::OK, key_set(&[&one, &two]));
         for key in [&made_up, &two, &made_up] {
-            assert_refused(bearing(&gateway, face, &key.sign(&claims(json!({})))).await);
+            assert_refused(bearing(&gateway, face, &key.sign(&claims(&json!({})))).await);
         }
         assert_eq!(issuer.requests(), 1, "the last request was a moment ago");
         jump(Duration::from_secs(11));
-        let token = two.sign(&claims(json!({})));
+        let token = two.sign(&claims(&json!({})));
         let calls = (0..20).map(|_| bearing(&gateway, face, &token));
         for answer in futures_util::future::join_all(calls).await {
             answer.unwrap();
         }
         assert_eq!(issuer.requests(), 2, "all wait for one request");
-        assert_refused(bearing(&gateway, face, &made_up.sign(&claims(json!({})))).await);
+        assert_refused(bearing(&gateway, face, &made_up.sign(&claims(&json!({})))).await);
         assert_eq!(issuer.requests(), 2);
     }
 
@@ -366,7 +366,7 @@ on_both_versions! {
         let url = issuer.keys_url();
         let env = [("GATEWAY_AUTH_JWT_JWKS_REFRESH", "20ms")];
         let gateway = taking(("GATEWAY_AUTH_JWT_JWKS_URL", &url), &env).await;
-        let token = one.sign(&claims(json!({})));
+        let token = one.sign(&claims(&json!({})));
         for (status, body) in [
             (StatusCode::INTERNAL_SERVER_ERROR, key_set(&[&two])),
             // Whoever answers so would have the gateway take another's keys.
@@ -380,7 +380,7 @@ on_both_versions! {
             // The second of them began after the change.
             until(|| async { issuer.requests() > asked + 2 }).await;
             bearing(&gateway, face, &token).await.unwrap();
-            assert_refused(bearing(&gateway, face, &two.sign(&claims(json!({})))).await);
+            assert_refused(bearing(&gateway, face, &two.sign(&claims(&json!({})))).await);
         }
         let metrics = scrape(&gateway).await;
         for outcome in ["ok", "failed"] {
@@ -388,7 +388,7 @@ on_both_versions! {
             assert!(metrics.contains(&series), "{metrics}");
         }
         issuer.tell(StatusCode::OK, key_set(&[&two]));
-        until(|| async { bearing(&gateway, face, &two.sign(&claims(json!({})))).await.is_ok() }).await;
+        until(|| async { bearing(&gateway, face, &two.sign(&claims(&json!({})))).await.is_ok() }).await;
         assert_refused(bearing(&gateway, face, &token).await);
     }
 
@@ -399,7 +399,7 @@ on_both_versions! {
         let env = [("GATEWAY_AUTH_MODE", "tokens, jwt"), ("GATEWAY_AUTH_TOKENS_FILE", path.as_str())];
         let gateway = taking(("GATEWAY_AUTH_JWT_JWKS_FILE", &keys), &env).await;
         bearing(&gateway, face, TOKEN).await.unwrap();
-        bearing(&gateway, face, &one.sign(&claims(json!({})))).await.unwrap();
+        bearing(&gateway, face, &one.sign(&claims(&json!({})))).await.unwrap();
         for token in ["a.b.c", "a.b", "abc"] {
             assert_refused(bearing(&gateway, face, token).await);
         }
@@ -451,7 +451,7 @@ on_both_versions! {
         let gateway = taking(("GATEWAY_AUTH_JWT_JWKS_FILE", &path), &[("GATEWAY_WATCH_HEARTBEAT", "1h")]).await;
         let conversations = vec![face.conversation()];
         let mut request = Request::new(WatchParticipantsRequest { conversations, ..Default::default() });
-        let token = format!("Bearer {}", one.sign(&claims(json!({ "exp": now() - 50 }))));
+        let token = format!("Bearer {}", one.sign(&claims(&json!({ "exp": now() - 50 }))));
         request.metadata_mut().insert("authorization", token.parse().unwrap());
         let mut watch = gateway.client.clone().watch_participants(request).await.unwrap().into_inner();
         watch.message().await.unwrap();
@@ -473,8 +473,8 @@ async fn the_gateway_is_ready_once_it_has_the_keys() {
     let is_ready = || async { reqwest::get(&url).await.unwrap().status() == 200 };
     until(|| async { issuer.requests() > 2 }).await;
     assert!(!is_ready().await);
-    assert_refused(bearing(&gateway, Face::V1, &one.sign(&claims(json!({})))).await);
+    assert_refused(bearing(&gateway, Face::V1, &one.sign(&claims(&json!({})))).await);
     issuer.tell(StatusCode::OK, key_set(&[&one]));
     until(is_ready).await;
-    bearing(&gateway, Face::V1, &one.sign(&claims(json!({})))).await.unwrap();
+    bearing(&gateway, Face::V1, &one.sign(&claims(&json!({})))).await.unwrap();
 }
