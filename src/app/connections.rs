@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fs;
-use std::io::{self, IoSlice};
+use std::future::poll_fn;
+use std::io;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -156,6 +157,21 @@ impl Front {
     }
 }
 
+/// Polls the connection when everything that could run before has run. tokio would have it run right after each stream that
+/// has an answer for it, and so write each answer by itself.
+fn last_in_line<F: Future>(connection: F) -> impl Future<Output = F::Output> {
+    let (mut connection, mut is_its_turn) = (Box::pin(connection), true);
+    poll_fn(move |context| {
+        is_its_turn = !is_its_turn;
+        if is_its_turn {
+            return connection.as_mut().poll(context);
+        }
+        // Who wakes itself while it runs goes to the end of the queue.
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+}
+
 fn note(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         debug!("a gRPC connection ended early: {error}");
@@ -227,7 +243,7 @@ impl Open {
         *self.of.entry(peer).or_default() += 1;
         self.tasks.spawn(async move {
             // Whatever happens to it, it is not counted any more.
-            if AssertUnwindSafe(connection).catch_unwind().await.is_err() {
+            if AssertUnwindSafe(last_in_line(connection)).catch_unwind().await.is_err() {
                 error!("a gRPC connection panicked");
             }
             peer
@@ -281,6 +297,8 @@ impl AsyncRead for Watched {
     }
 }
 
+// No vectored writes: with them h2 would end each write at an answer of 256 bytes or more. So it copies those below 1 KiB, and
+// writes many at a time.
 impl AsyncWrite for Watched {
     fn poll_write(
         mut self: Pin<&mut Self>,
@@ -290,23 +308,26 @@ impl AsyncWrite for Watched {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_has_its_turn_after_all_that_was_ready() {
+        let turns = Mutex::new(Vec::new());
+        let take = |name| turns.lock().unwrap().push(name);
+        tokio::join!(last_in_line(async { take("connection") }), async { take("stream") });
+        assert_eq!(*turns.lock().unwrap(), ["stream", "connection"]);
     }
 }
