@@ -15,9 +15,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, criterion_group, criterion_main};
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt as _, Full};
-use participant_gateway::access::{Access, Peer};
+use jsonwebtoken::jwk::{Jwk, JwkSet};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use participant_gateway::access::{Access, Jwt, JwtSettings, Keys, Peer, Tokens, Way};
 use participant_gateway::config::{self, Command, Config, Upstream};
 use participant_gateway::grpc::{self, CallLimits, Calls, Services};
 use participant_gateway::ids::{
@@ -31,6 +33,7 @@ use participant_gateway::sandbox;
 use participant_gateway::telemetry::Metrics;
 use participant_gateway::twilio::{Account, Twilio};
 use prost::Message as _;
+use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -150,6 +153,55 @@ fn whole_call<F, B>(
             }
         });
     });
+}
+
+/// What it takes to know a caller. The open listener, whose callers need prove nothing, is that of the calls above.
+fn callers(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("a runtime");
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path
+    };
+    let digits: String = Sha256::digest("token").iter().map(|byte| format!("{byte:02x}")).collect();
+    let tokens = Tokens::read(write("tokens.toml", format!("ci = \"sha256:{digits}\""))).expect("tokens");
+    bring(criterion, &runtime, "caller/token", Way::Tokens(tokens), "token".to_owned());
+    for (name, algorithm) in [("ES256", Algorithm::ES256), ("RS256", Algorithm::RS256)] {
+        let (token, keys) = signed(algorithm);
+        let keys = Keys::file(write(name, keys)).expect("keys");
+        let (issuer, audience) = ("issuer".to_owned(), "audience".to_owned());
+        let algorithms = vec![name.parse().expect("an algorithm")];
+        let settings = JwtSettings { issuer, audience, algorithms, leeway: Duration::ZERO, keys };
+        bring(criterion, &runtime, &format!("caller/jwt {name}"), Way::Jwt(Jwt::new(settings)), token);
+    }
+}
+
+fn bring(criterion: &mut Criterion, runtime: &Runtime, name: &str, way: Way, token: String) {
+    let access = Access::by(vec![way], Metrics::new(None).expect("metrics"));
+    let peer = Peer { address: [127, 0, 0, 1].into(), certificate: None };
+    let token = format!("Bearer {token}").parse().expect("a header");
+    let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, token)]);
+    criterion.bench_function(name, |bencher| {
+        bencher.to_async(runtime).iter(|| async { access.of_call(&peer, &headers).await.expect("a caller") });
+    });
+}
+
+/// A token, and the set of the key that has signed it.
+fn signed(algorithm: Algorithm) -> (String, String) {
+    let key = match algorithm {
+        // PKCS #1 is what stands in PKCS #8 behind its head.
+        Algorithm::RS256 => {
+            let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("a key");
+            EncodingKey::from_rsa_der(&key.serialize_der()[26..])
+        }
+        _ => EncodingKey::from_ec_der(&rcgen::KeyPair::generate().expect("a key").serialize_der()),
+    };
+    let claims =
+        serde_json::json!({ "iss": "issuer", "aud": "audience", "sub": "a", "exp": 99_999_999_999_u64 });
+    let token = jsonwebtoken::encode(&Header::new(algorithm), &claims, &key).expect("a token");
+    let key = Jwk::from_encoding_key(&key, algorithm).expect("a key");
+    (token, serde_json::to_string(&JwkSet { keys: vec![key] }).expect("a set"))
 }
 
 fn answers(criterion: &mut Criterion) {
@@ -282,5 +334,5 @@ fn serve(mut stream: TcpStream) {
     }
 }
 
-criterion_group!(parts, routing, page_tokens, messages, bare_call, hits, answers);
+criterion_group!(parts, routing, page_tokens, messages, bare_call, hits, callers, answers);
 criterion_main!(parts);

@@ -114,6 +114,9 @@ impl Access {
     /// none, it is open.
     pub fn by(ways: Vec<Way>, metrics: Metrics) -> Self {
         let is_open = ways.is_empty();
+        for proof in ways.iter().map(Way::proof).chain((!is_open).then_some(Proof::None)) {
+            metrics.proof_made(proof.as_str());
+        }
         let ways = (!is_open).then(|| Arc::new(Ways { ways, metrics }));
         Self { ways, policies: Policies::default() }
     }

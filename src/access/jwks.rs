@@ -250,6 +250,7 @@ impl Remote {
 
     async fn upkeep(&self, metrics: &Metrics) {
         let mut was_bad = false;
+        metrics.jwks_made();
         loop {
             let fetched = self.fetch().await;
             metrics.jwks_refreshed(fetched.is_ok());

@@ -226,6 +226,11 @@ pub struct Attempt<'a> {
     pub error: Option<&'static str>,
 }
 
+fn proof_labels(proof: &'static str, is_ok: bool) -> [KeyValue; 2] {
+    let outcome = if is_ok { "ok" } else { "refused" };
+    [KeyValue::new("participant.auth.proof", proof), KeyValue::new("participant.auth.outcome", outcome)]
+}
+
 fn tls_labels(listener: &'static str, outcome: &'static str) -> [KeyValue; 2] {
     [KeyValue::new("participant.listener", listener), KeyValue::new("participant.tls.outcome", outcome)]
 }
@@ -418,14 +423,23 @@ impl Metrics {
         self.0.refused.add(1, &[KeyValue::new("participant.connections.reason", why.as_str())]);
     }
 
+    /// Callers can prove who they are in this way: its series are there before anybody does.
+    pub fn proof_made(&self, proof: &'static str) {
+        for is_ok in [true, false] {
+            self.0.callers.add(0, &proof_labels(proof, is_ok));
+        }
+    }
+
     /// A call's caller has proven who it is, or not. The proof is of those that the table lists.
     pub fn caller_judged(&self, proof: &'static str, is_ok: bool) {
-        let outcome = if is_ok { "ok" } else { "refused" };
-        let labels = [
-            KeyValue::new("participant.auth.proof", proof),
-            KeyValue::new("participant.auth.outcome", outcome),
-        ];
-        self.0.callers.add(1, &labels);
+        self.0.callers.add(1, &proof_labels(proof, is_ok));
+    }
+
+    /// The keys of callers' tokens will be asked for.
+    pub fn jwks_made(&self) {
+        for outcome in ["ok", "failed"] {
+            self.0.jwks.add(0, &[KeyValue::new("participant.jwks.outcome", outcome)]);
+        }
     }
 
     /// The keys of callers' tokens were asked for.
