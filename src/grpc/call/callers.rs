@@ -193,7 +193,9 @@ impl Place {
             Err(Refused::Caller)
         } else {
             match &place.caller.bucket {
-                Some(bucket) if kind.index() != Kind::Other.index() => bucket.take().map_err(Refused::Rate)?,
+                Some(bucket) if kind.index() != Kind::Other.index() => {
+                    bucket.take().map_err(Refused::Rate)?
+                }
                 _ => {}
             }
             Ok(place)
