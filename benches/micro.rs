@@ -166,18 +166,18 @@ fn callers(criterion: &mut Criterion) {
     };
     let digits: String = Sha256::digest("token").iter().map(|byte| format!("{byte:02x}")).collect();
     let tokens = Tokens::read(write("tokens.toml", format!("ci = \"sha256:{digits}\""))).expect("tokens");
-    bring(criterion, &runtime, "caller/token", Way::Tokens(tokens), "token".to_owned());
+    bring(criterion, &runtime, "caller/token", Way::Tokens(tokens), "token");
     for (name, algorithm) in [("ES256", Algorithm::ES256), ("RS256", Algorithm::RS256)] {
         let (token, keys) = signed(algorithm);
         let keys = Keys::file(write(name, keys)).expect("keys");
         let (issuer, audience) = ("issuer".to_owned(), "audience".to_owned());
         let algorithms = vec![name.parse().expect("an algorithm")];
         let settings = JwtSettings { issuer, audience, algorithms, leeway: Duration::ZERO, keys };
-        bring(criterion, &runtime, &format!("caller/jwt {name}"), Way::Jwt(Jwt::new(settings)), token);
+        bring(criterion, &runtime, &format!("caller/jwt {name}"), Way::Jwt(Jwt::new(settings)), &token);
     }
 }
 
-fn bring(criterion: &mut Criterion, runtime: &Runtime, name: &str, way: Way, token: String) {
+fn bring(criterion: &mut Criterion, runtime: &Runtime, name: &str, way: Way, token: &str) {
     let access = Access::by(vec![way], Metrics::new(None).expect("metrics"));
     let peer = Peer { address: [127, 0, 0, 1].into(), certificate: None };
     let token = format!("Bearer {token}").parse().expect("a header");

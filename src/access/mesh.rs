@@ -140,11 +140,10 @@ fn value(text: &str) -> Option<(String, &str)> {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
-    use proptest::prelude::*;
 
     use super::*;
 
-    const CALLER: &str = "spiffe://mesh.example/ns/a/sa/caller";
+    pub(super) const CALLER: &str = "spiffe://mesh.example/ns/a/sa/caller";
 
     /// The caller's name by these lines of the header, from a proxy that is believed.
     fn judged(header: MeshHeader, lines: &[&str]) -> Option<Result<String, Refused>> {
@@ -162,7 +161,7 @@ mod tests {
         }))
     }
 
-    fn by_envoy(lines: &[&str]) -> Option<String> {
+    pub(super) fn by_envoy(lines: &[&str]) -> Option<String> {
         judged(MeshHeader::Envoy, lines).expect("there is a header").ok()
     }
 
@@ -227,6 +226,14 @@ mod tests {
             assert_eq!(by_linkerd(&[id]), Some(None), "{id}");
         }
     }
+}
+
+#[cfg(test)]
+mod properties {
+    use proptest::prelude::*;
+
+    use super::tests::{CALLER, by_envoy};
+    use super::*;
 
     proptest! {
         #[test]

@@ -131,16 +131,14 @@ fn parse_hash(text: &str) -> Option<Hash> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    fn hash(token: &str) -> String {
+    pub(super) fn hash(token: &str) -> String {
         let digits: String = Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect();
         format!("{HASH}{digits}")
     }
 
-    fn refused(text: &str) -> TableError {
+    pub(super) fn refused(text: &str) -> TableError {
         Table::parse(text.as_bytes()).err().expect("the file is refused")
     }
 
@@ -162,6 +160,14 @@ mod tests {
         }
         assert_eq!(refused(&format!("a = \"{hash}\"\nb = \"{hash}\"")), TableError::Twice);
     }
+}
+
+#[cfg(test)]
+mod properties {
+    use proptest::prelude::*;
+
+    use super::tests::{hash, refused};
+    use super::*;
 
     proptest! {
         #[test]
