@@ -118,6 +118,8 @@ fn spawn(ready_file: &Path, log: Stdio, core: Option<usize>) -> Child {
         .env_clear()
         .env("PATH", std::env::var("PATH").unwrap_or_default())
         .env("GATEWAY_CACHE_TTL_WITHOUT_EVENTS", "5m")
+        // By estimate: what guessed ids fill of it, the process has about twice, which is not to hide what else grows.
+        .env("GATEWAY_CACHE_MAX_BYTES", (16 * 1024 * 1024).to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

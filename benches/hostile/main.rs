@@ -299,7 +299,7 @@ fn document(minutes: f64, table: &str) -> String {
          this page: release build of commit {}, {minutes} minutes, a machine of {cores} cores. The gateway and its sandbox have one core; the good\n\
          client and the attackers share the other, the attackers at the lowest priority (`nice 19`) and at a bounded rate: from each of four\n\
          addresses fifty frames every 5 ms, or two connections. What the good client loses is so the gateway's loss, as far as one core for\n\
-         both sides of loopback lets one tell. No limit is set but the defaults; the process may\n\
+         both sides of loopback lets one tell. Everything is as by default, but for a cache of 16 MiB; the process may\n\
          open {files} files, so that it takes half as many connections.\n\n\
          The good client calls a hundred times a second, whatever becomes of earlier calls: v1 and v2 by turns, half of them from the\n\
          cache and half past it, each with a deadline of a second and counted from the moment at which it was due. Success is OK with\n\

@@ -50,8 +50,8 @@ def describe(schema, path, described):
 
 
 def configuration(schema):
-    """The settings below `config`, but for the accounts, which the schema has by hand."""
-    tables = {name: schema["properties"][name] for name in ("accounts", "default_account")}
+    """The settings below `config`, but for the accounts and the policy, which the schema has by hand."""
+    tables = {name: schema["properties"][name] for name in ("accounts", "default_account", "policy")}
     for key, setting in settings():
         table, _, name = key.rpartition(".")
         if table:

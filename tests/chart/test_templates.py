@@ -382,6 +382,19 @@ class Pods(unittest.TestCase):
         self.assertEqual(container["livenessProbe"]["grpc"], {"port": 50051, "service": ""})
         self.assertEqual(container["readinessProbe"]["grpc"], {"port": 50051, "service": SERVICE})
 
+    def test_a_policy_is_a_table_for_each_rule(self):
+        rule = {"callers": ["spiffe://td/*"], "accounts": ["*"], "methods": ["read"], "pii": "shown"}
+        only_reads = {"callers": ["*"], "accounts": [SID], "read_only": True}
+        told = config(render("default", {"config.policy": {"rules": [rule, only_reads]}}))
+        self.assertEqual(told["policy"], {"rules": [rule, only_reads]})
+        self.assertEqual(config(render("default", {"config.policy": {"rules": []}}))["policy"], {})
+
+    def test_with_tls_the_admin_listener_is_probed(self):
+        container = gateway(render("default", {"config.tls": {"cert_file": "/tls/tls.crt", "key_file": "/tls/tls.key"}}))
+        for name, path in [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")]:
+            self.assertEqual(container[name]["httpGet"], {"port": "admin", "path": path})
+            self.assertNotIn("grpc", container[name])
+
     def test_the_image_is_named_by_digest_before_tag(self):
         digest = "sha256:" + "0" * 64
         for values, wanted in [

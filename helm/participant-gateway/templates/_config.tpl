@@ -106,11 +106,27 @@ connections:
 {{- $accounts := $settings.accounts | default list -}}
 {{- if include "participant-gateway.credentialsFrom" . }}{{ $accounts = prepend $accounts (include "participant-gateway.account" . | fromYaml) }}{{ end -}}
 {{- include "participant-gateway.tomlPairs" $settings | trim }}
-{{- range $name, $table := $settings }}
+{{- range $name, $table := omit $settings "policy" }}
 {{- if kindIs "map" $table }}
 
 [{{ $name }}]
 {{- include "participant-gateway.tomlPairs" $table }}
+{{- end }}
+{{- end }}
+{{- with $settings.policy }}
+{{- if not .rules }}
+
+[policy]
+{{- end }}
+{{- range .rules }}
+
+[[policy.rules]]
+{{- include "participant-gateway.tomlPairs" . }}
+{{- range $key, $value := . }}
+{{- if kindIs "slice" $value }}
+{{ $key }} = {{ toRawJson $value }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- range $accounts }}

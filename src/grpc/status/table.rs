@@ -133,7 +133,7 @@ impl Reason {
             Self::InvalidRequest => "correct the fields that `BadRequest` lists",
             Self::InvalidPageToken => "begin the list again; a token belongs to one list of one account",
             Self::Unauthenticated => {
-                "prove who you are in a way that `auth.mode` names; on-call: read the log line of the call"
+                "prove who you are in a way that `auth.mode` names; on-call: the reason is in the log, at the level debug"
             }
             Self::NotAllowed => "ask for a rule in the policy that allows it",
             Self::AccountUnknown => "configure the account, or leave `account_id` empty",
