@@ -194,7 +194,7 @@ impl Place {
         } else {
             match &place.caller.bucket {
                 Some(bucket) if kind.index() != Kind::Other.index() => {
-                    bucket.take().map_err(Refused::Rate)?
+                    bucket.take().map_err(Refused::Rate)?;
                 }
                 _ => {}
             }
