@@ -63,8 +63,9 @@ impl Participants {
             let (participants, key) = (self.clone(), ParticipantKey { conversation, id: key.id.clone() });
             async move {
                 let budget = participants.twilio.budget(call);
-                // Behind a pointer: who joins another's load carries room for its own about as long as it waits.
-                let found = Box::pin(participants.twilio.fetch(&key, budget)).await;
+                // Not behind a pointer, as the pages are: what is kept of it would take its place in the heap as soon as it is
+                // done, and the next would need another, which makes 5 KB of each participant.
+                let found = participants.twilio.fetch(&key, budget).await;
                 found.map(|participant| Cached::Participant(Encoded::new(&participant))).or_else(missing)
             }
         };
@@ -127,6 +128,7 @@ impl Participants {
             let (participants, cursor) = (self.clone(), cursor.clone());
             async move {
                 let budget = participants.twilio.budget(call);
+                // Behind a pointer: who joins another's load carries room for its own about as long as it waits.
                 let page = Box::pin(participants.twilio.list(&conversation, size, &cursor, budget)).await;
                 page.map(|page| Cached::Page(Arc::new(page))).or_else(missing)
             }
